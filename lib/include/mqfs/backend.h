@@ -71,6 +71,9 @@ struct mqfs_sink {
 	void (*ended)(void *arg, int result, const char *reason);
 };
 
+/* settle's outcome of a MOVE that is half done; see there. */
+#define MQFS_MOVED_STALE 1
+
 /* What becomes of a held delivery. */
 enum mqfs_verb {
 	MQFS_VERB_ACK,     /* done: forget it (dead/: discard) */
@@ -100,6 +103,8 @@ struct mqfs_backend_ops {
 	const char *scheme;
 	/* Does a look hold messages from others (AMQP), so that it must be short? */
 	bool looks_hold;
+	/* May a delivery be held for ever? (AMQP brokers take it back at consumer-timeout.) */
+	bool patient;
 
 	/* Ends consumers, gives back what is held, completes all that is pending (-ESHUTDOWN), joins
 	 * the threads, frees. Blocks up to about 5 s. */
@@ -132,14 +137,17 @@ struct mqfs_backend_ops {
 	/*
 	 * Starts consuming, with at most prefetch deliveries unsettled; a second call changes prefetch.
 	 * Survives reconnects until cancel. sink and arg stay valid until cancel has completed, after which no sink
-	 * function runs. cancel leaves held deliveries settleable.
+	 * function runs. cancel leaves held deliveries settleable, and completes with 0 also when nothing
+	 * is being consumed (after ended).
 	 */
 	void (*consume)(struct mqfs_backend *backend, const char *queue, int prefetch, const struct mqfs_sink *sink,
 	                void *arg);
 	void (*cancel)(struct mqfs_backend *backend, const char *queue, mqfs_done_fn *done, void *arg);
 
 	/* Settles a delivery of consume or browse; the caller keeps its reference. -ESTALE: see above. For a MOVE that
-	 * failed the delivery is still held, and settle may be called again. */
+	 * failed the delivery is still held, and settle may be called again. One outcome is MOVE's alone: MQFS_MOVED_STALE
+	 * (positive) says that the copy is confirmed in its place, but that the original's connection was lost before it
+	 * was acknowledged; all that is left to do when it is delivered again is to acknowledge it. */
 	void (*settle)(struct mqfs_backend *backend, struct mqfs_delivery *delivery,
 	               const struct mqfs_disposition *disposition, int64_t deadline_ms, mqfs_done_fn *done, void *arg);
 

@@ -44,6 +44,8 @@ struct mqfs_waiter {
 	int kind;
 	int64_t deadline_ms;
 	char claimed_by[64];
+	int result;
+	struct mqfs_delivery *delivery;
 	struct mqfs_waiter *previous, *next;
 };
 
