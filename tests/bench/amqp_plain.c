@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What RabbitMQ itself gives a plain client: one connection, no files, nothing kept. Prints how many
+ * messages went through and the seconds it took.
+ *
+ *     amqp_plain publish-for PORT QUEUE WINDOW SECONDS  persistent, mandatory, 1 KiB, WINDOW unconfirmed at most
+ *     amqp_plain consume PORT QUEUE PREFETCH COUNT      each message acknowledged by itself
+ */
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/time.h>
+#include <time.h>
+
+#include <amqp.h>
+#include <amqp_tcp_socket.h>
+
+enum { BODY_BYTES = 1024, CHANNEL = 1, FRAME_MAX = 131072 };
+
+static amqp_connection_state_t connection;
+static amqp_bytes_t queue;
+
+static void fail(const char *what)
+{
+	fprintf(stderr, "amqp_plain: %s\n", what);
+	exit(1);
+}
+
+static void check(int status, const char *what)
+{
+	if (status != AMQP_STATUS_OK) {
+		fprintf(stderr, "amqp_plain: %s: %s\n", what, amqp_error_string2(status));
+		exit(1);
+	}
+}
+
+static void check_reply(amqp_rpc_reply_t reply, const char *what)
+{
+	if (reply.reply_type != AMQP_RESPONSE_NORMAL)
+		fail(what);
+}
+
+static double now_s(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static void open_connection(int port)
+{
+	amqp_socket_t *socket;
+
+	connection = amqp_new_connection();
+	socket = amqp_tcp_socket_new(connection);
+	check(amqp_socket_open(socket, "127.0.0.1", port), "connect");
+	check_reply(amqp_login(connection, "/", 0, FRAME_MAX, 0, AMQP_SASL_METHOD_PLAIN, "guest", "guest"), "login");
+	amqp_channel_open(connection, CHANNEL);
+	check_reply(amqp_get_rpc_reply(connection), "channel.open");
+}
+
+static void close_connection(void)
+{
+	check_reply(amqp_channel_close(connection, CHANNEL, AMQP_REPLY_SUCCESS), "channel.close");
+	check_reply(amqp_connection_close(connection, AMQP_REPLY_SUCCESS), "connection.close");
+	amqp_destroy_connection(connection);
+}
+
+/* The highest tag that is confirmed: waits for one frame, unless confirmed suffices. */
+static uint64_t wait_for_ack(uint64_t confirmed)
+{
+	amqp_frame_t frame;
+	const amqp_basic_ack_t *ack;
+
+	check(amqp_simple_wait_frame(connection, &frame), "wait");
+	if (frame.frame_type != AMQP_FRAME_METHOD || frame.payload.method.id != AMQP_BASIC_ACK_METHOD)
+		fail("not an ack");
+	ack = frame.payload.method.decoded;
+	/* A classic queue may confirm out of order; counting is right for all but the last few. */
+	return ack->multiple ? ack->delivery_tag : confirmed + 1;
+}
+
+static uint64_t publish_for(uint64_t window, double seconds)
+{
+	amqp_basic_properties_t properties = {._flags = AMQP_BASIC_DELIVERY_MODE_FLAG, .delivery_mode = 2};
+	char body[BODY_BYTES];
+	const amqp_bytes_t bytes = {.len = sizeof(body), .bytes = body};
+	uint64_t published = 0, confirmed = 0;
+	double end = now_s() + seconds;
+
+	memset(body, 'm', sizeof(body));
+	amqp_confirm_select(connection, CHANNEL);
+	check_reply(amqp_get_rpc_reply(connection), "confirm.select");
+	while (now_s() < end || confirmed < published) {
+		while (published - confirmed < window && now_s() < end) {
+			check(amqp_basic_publish(connection, CHANNEL, amqp_empty_bytes, queue, true, false, &properties,
+			                         bytes),
+			      "publish");
+			published++;
+		}
+		if (confirmed < published)
+			confirmed = wait_for_ack(confirmed);
+		amqp_maybe_release_buffers(connection);
+	}
+	return published;
+}
+
+static void consume(uint16_t prefetch, uint64_t count)
+{
+	amqp_envelope_t envelope;
+
+	amqp_basic_qos(connection, CHANNEL, 0, prefetch, false);
+	check_reply(amqp_get_rpc_reply(connection), "basic.qos");
+	amqp_basic_consume(connection, CHANNEL, queue, amqp_empty_bytes, false, false, false, amqp_empty_table);
+	check_reply(amqp_get_rpc_reply(connection), "basic.consume");
+	for (uint64_t i = 0; i < count; i++) {
+		check_reply(amqp_consume_message(connection, &envelope, &(struct timeval){.tv_sec = 10}, 0), "consume");
+		check(amqp_basic_ack(connection, CHANNEL, envelope.delivery_tag, false), "ack");
+		amqp_destroy_envelope(&envelope);
+		amqp_maybe_release_buffers(connection);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	bool publishing = argc == 6 && strcmp(argv[1], "publish-for") == 0;
+	uint64_t count;
+	double start;
+
+	if (!publishing && (argc != 6 || strcmp(argv[1], "consume") != 0)) {
+		fprintf(stderr, "usage: amqp_plain publish-for|consume PORT QUEUE WINDOW SECONDS|COUNT\n");
+		return 2;
+	}
+	open_connection(atoi(argv[2]));
+	queue = amqp_cstring_bytes(argv[3]);
+	start = now_s();
+	if (publishing) {
+		count = publish_for(strtoull(argv[4], NULL, 10), atof(argv[5]));
+	} else {
+		count = strtoull(argv[5], NULL, 10);
+		consume((uint16_t)atoi(argv[4]), count);
+	}
+	printf("%llu %.6f\n", (unsigned long long)count, now_s() - start);
+	close_connection();
+	return 0;
+}
