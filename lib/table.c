@@ -13,12 +13,16 @@ static void array_clear(struct mqfs_array *array)
 	*array = (struct mqfs_array){0};
 }
 
+static void field_clear(struct mqfs_field *field)
+{
+	free(field->name);
+	mqfs_value_clear(&field->value);
+}
+
 void mqfs_table_clear(struct mqfs_table *table)
 {
-	for (size_t i = 0; i < table->count; i++) {
-		free(table->fields[i].name);
-		mqfs_value_clear(&table->fields[i].value);
-	}
+	for (size_t i = 0; i < table->count; i++)
+		field_clear(&table->fields[i]);
 	free(table->fields);
 	*table = (struct mqfs_table){0};
 }
@@ -296,16 +300,21 @@ int mqfs_headers_set_value(struct mqfs_table *headers, const char *name, const s
 	return r < 0 ? r : put(headers, name, &copy);
 }
 
+/* A stranger's table may have a name twice. What goes is swapped to the end and freed last: name may be a field's own.
+ */
 void mqfs_headers_remove(struct mqfs_table *headers, const char *name)
 {
-	struct mqfs_field *field = find(headers, name);
-	struct mqfs_field *last;
+	struct mqfs_field *fields = headers->fields;
+	size_t kept = 0;
 
-	if (!field)
-		return;
-	free(field->name);
-	mqfs_value_clear(&field->value);
-	last = &headers->fields[headers->count - 1];
-	memmove(field, field + 1, (size_t)((char *)last - (char *)field));
-	headers->count--;
+	for (size_t i = 0; i < headers->count; i++) {
+		if (strcmp(fields[i].name, name) != 0) {
+			struct mqfs_field field = fields[i];
+
+			fields[i] = fields[kept];
+			fields[kept++] = field;
+		}
+	}
+	while (headers->count > kept)
+		field_clear(&fields[--headers->count]);
 }
