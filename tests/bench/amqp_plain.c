@@ -22,7 +22,7 @@ enum { BODY_BYTES = 1024, CHANNEL = 1, FRAME_MAX = 131072 };
 static amqp_connection_state_t connection;
 static amqp_bytes_t queue;
 
-static void fail(const char *what)
+__attribute__((noreturn)) static void fail(const char *what)
 {
 	fprintf(stderr, "amqp_plain: %s\n", what);
 	exit(1);

@@ -40,7 +40,7 @@ static int directory_fd;
 static long wanted;
 static double publish_s;
 
-static void fail(const char *format, ...)
+__attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *format, ...)
 {
 	va_list arguments;
 
