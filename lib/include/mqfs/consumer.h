@@ -20,7 +20,7 @@
  */
 struct mqfs_consumer;
 
-/* counters outlive the consumer. settings are copied; see mqfs_consumer_configure. NULL: out of memory. */
+/* counters are used until free. settings are copied; see mqfs_consumer_configure. NULL: out of memory. */
 struct mqfs_consumer *mqfs_consumer_new(struct mqfs_backend *backend, const char *queue,
                                         const struct mqfs_settings *settings, struct mqfs_counters *counters);
 /*
@@ -29,6 +29,13 @@ struct mqfs_consumer *mqfs_consumer_new(struct mqfs_backend *backend, const char
  */
 void mqfs_consumer_free(struct mqfs_consumer *consumer);
 void mqfs_consumer_configure(struct mqfs_consumer *consumer, const struct mqfs_settings *settings);
+
+/*
+ * Q3: stops consuming and gives back what is pending; claims stay. done runs with 0 when the backend has done both and
+ * nothing is being settled any more, with -ESHUTDOWN when the consumer is freed first; perhaps inside this call. The
+ * next touch starts consuming again.
+ */
+void mqfs_consumer_stop(struct mqfs_consumer *consumer, mqfs_done_fn *done, void *arg);
 
 /* Somebody looked at pending/ or claimed/: consuming starts unless it is on, and idle-release begins anew. */
 void mqfs_consumer_touch(struct mqfs_consumer *consumer);

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef MQFS_CONSUMER_INTERNAL_H
+#define MQFS_CONSUMER_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include <mqfs/clock.h>
+#include <mqfs/consumer.h>
+
+/* uthash ends the process when memory is short, unless told to leave the element out. */
+#define HASH_NONFATAL_OOM 1
+#include <uthash.h>
+#include <utlist.h>
+
+/*
+ * How the consumer works
+ *
+ * The window is a hash of `held`, by file name. Names grow, and uthash keeps the order of insertion,
+ * so walking it is walking in order of name. What is PENDING is also in a list, most urgent first.
+ *
+ * Every entry point takes the lock (consumer_enter), changes state, and writes down in consumer->work
+ * what has to happen outside: settlements for the backend, waiters to answer, memory to free, threads
+ * to wake. consumer_leave() lets the lock go and does it. So no call leaves this module with the lock
+ * held, and each is made by the thread that caused it.
+ *
+ * An outcome has two parts: what is wanted (`decided`, `how`), and what is being tried at the backend
+ * (`in_flight`, `disposition`). They differ when a new outcome replaces one that could not be done.
+ *
+ * A lost connection detaches what was taken (`detached`): it has no tag at the broker until its very
+ * copy is delivered again and is attached to the old entry (consumer_lost.c, rule C9).
+ *
+ * Memory: one reference for the owner, one while the backend may call the sink, and one for each
+ * settlement in flight.
+ */
+
+#define CONSUMER_STOCKED_MS 250       /* the longest wait of a first look */
+#define CONSUMER_AGAIN_MS 3000        /* between two tries of an outcome */
+#define CONSUMER_RECORD_MS 3600000    /* how long a detached delivery may be recognised */
+#define CONSUMER_TIMEOUT_GAP_MS 60000 /* how long before the broker's consumer-timeout a claim ends */
+#define CONSUMER_ERROR_MAX 4096       /* bytes of a failure's reason */
+
+/* A delivery of the window. All fields are guarded by consumer->lock, but consumer and delivery, which are constant. */
+struct held {
+	struct mqfs_consumer *consumer;
+	struct mqfs_delivery *delivery; /* a reference */
+	int64_t delivered_ms;           /* the latest delivery of this copy */
+
+	bool decided;   /* an outcome is wanted: how */
+	bool in_flight; /* the backend tries disposition; then it may not be freed, nor its tag replaced */
+	bool replaced;  /* how was changed after the try began */
+	bool counted;   /* the outcome is in the counters already */
+	enum mqfs_settlement how;
+	struct mqfs_disposition disposition;
+	int64_t deadline_ms; /* of the try */
+	int64_t again_ms;    /* decided, but not in flight nor detached: when to try again */
+	bool late;           /* delivery->error says why the outcome failed; the failure's own reason is in cause */
+	char *cause;
+	mqfs_done_fn *forwarded; /* in_flight, and a forward: who waits for it */
+	void *forwarded_arg;
+
+	bool detached;
+	int64_t detached_ms;
+	struct mqfs_delivery *successor; /* its copy came again while the old try was still in flight; a reference */
+
+	UT_hash_handle hh;
+	struct held *previous, *next; /* in consumer->pending */
+	struct held *also;            /* in a list of consumer->work */
+};
+
+/* Somebody who waits until nothing is consumed and nothing in flight (mqfs_consumer_stop). */
+struct consumer_stop {
+	mqfs_done_fn *done;
+	void *arg;
+	struct consumer_stop *next;
+};
+
+/* What to do when the lock is let go. */
+struct consumer_work {
+	struct consumer_stop *stopped;
+	struct held *settle, *settle_last; /* in the order of the decisions */
+	struct held *gone;
+	struct mqfs_waiter *served;
+	bool pending;
+	bool wake;
+};
+
+enum consumer_mode {
+	CONSUMER_OFF,
+	CONSUMER_ON,         /* the backend was told to consume; the sink may be called */
+	CONSUMER_CANCELLING, /* and then to cancel, which has not completed */
+};
+
+enum waiter_kind { WAITER_NONE, WAITER_STOCKED, WAITER_CLAIM };
+
+struct mqfs_consumer {
+	/* constant */
+	struct mqfs_backend *backend;
+	char *queue;
+	char host[256];
+	bool patient; /* the backend knows no consumer-timeout */
+
+	atomic_uint references;
+
+	pthread_mutex_t lock;
+	/* everything below is guarded by lock */
+	struct mqfs_settings settings;
+	struct mqfs_counters *counters;
+	struct held *window;  /* uthash, by name, in order of name */
+	struct held *pending; /* most urgent first */
+	int64_t counts[MQFS_DELIVERY_STATES];
+	int64_t held_count;     /* of those that are not detached: what prefetch bounds */
+	int64_t detached_count; /* of those that are */
+	int64_t in_flight_count;
+	struct mqfs_waiter *claims, *stocked;
+	struct consumer_stop *stops;
+
+	enum consumer_mode mode;
+	bool wanted;   /* consuming is wanted */
+	bool closing;  /* mqfs_consumer_free was called */
+	bool steering; /* a thread is calling consume or cancel */
+	bool drained;  /* since consuming was wanted, the queue was seen empty */
+	int prefetch_told;
+	int prepared;
+	int64_t started_ms; /* when consuming was wanted */
+	int64_t touched_ms;
+
+	int64_t next_due_ms;
+	struct consumer_work work;
+	void (*notify)(void *arg); /* on_pending */
+	void *notify_arg;
+	void (*wake)(void *arg); /* on_due */
+	void *wake_arg;
+};
+
+/* Everything below, but enter, ref and unref, is called with the lock held. */
+
+/* consumer_window.c */
+void consumer_ref(struct mqfs_consumer *consumer);
+void consumer_unref(struct mqfs_consumer *consumer);
+void consumer_enter(struct mqfs_consumer *consumer);
+void consumer_leave(struct mqfs_consumer *consumer); /* lets the lock go */
+void consumer_due(struct mqfs_consumer *consumer, int64_t due_ms);
+/* Renews idle-release; want also starts consuming. */
+void consumer_touched(struct mqfs_consumer *consumer, int64_t now_ms);
+void consumer_want(struct mqfs_consumer *consumer, int64_t now_ms);
+struct held *consumer_held(struct mqfs_consumer *consumer, const struct mqfs_delivery *delivery);
+/* Lists a new delivery as PENDING and takes its reference over. 0 or -ENOMEM (nothing changed). */
+int consumer_hold(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery);
+void consumer_move(struct held *held, enum mqfs_delivery_state to);
+/* It leaves the window as SETTLED or LOST. Not in flight. */
+void consumer_drop(struct held *held, enum mqfs_delivery_state to);
+void consumer_take(struct held *held, const char *claimed_by);
+/* The last moment at which the broker lets it be held, and at which it may lie untaken. */
+int64_t consumer_limit_ms(const struct held *held);
+int64_t consumer_pending_end_ms(const struct held *held);
+/* Replaces the failure's reason; text is taken over and may be NULL. */
+void consumer_set_cause(struct held *held, char *text);
+
+/* consumer_sink.c: consuming starts and stops */
+enum consumer_step { CONSUMER_STEP_NONE, CONSUMER_STEP_CONSUME, CONSUMER_STEP_CANCEL };
+enum consumer_step consumer_next_step(const struct mqfs_consumer *consumer);
+void consumer_steer(struct mqfs_consumer *consumer); /* without the lock */
+
+/* consumer_settle.c */
+/* Wants an outcome: begins it, replaces the one in flight, or keeps it for the redelivery. 0 or -ENOMEM
+ * (nothing changed). */
+int consumer_decide(struct held *held, enum mqfs_settlement how);
+void consumer_try_again(struct held *held);
+/* Gives back everything that is PENDING, and when closing what is CLAIMED too. */
+void consumer_give_back(struct mqfs_consumer *consumer);
+/* Calls the backend for what was begun; without the lock. */
+void consumer_issue(struct held *settle);
+
+/* consumer_lost.c */
+bool consumer_recognisable(const struct held *held);
+void consumer_detach(struct held *held);
+void consumer_lose(struct mqfs_consumer *consumer, uint64_t generation);
+/* true: the delivery is the copy of a detached one; its reference was taken over. */
+bool consumer_reattach(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery);
+/* Its copy came again: the entry goes on with its tag. Not in flight. Takes the reference over. */
+void consumer_adopt(struct held *held, struct mqfs_delivery *redelivery);
+
+/* consumer_wait.c */
+bool consumer_is_stocked(const struct mqfs_consumer *consumer, int64_t now_ms);
+/* Answers whom it can; those with a deadline that has come, too. Returns the next deadline. */
+int64_t consumer_serve(struct mqfs_consumer *consumer, int64_t now_ms);
+/* Answers the claims with result, looks with 0. */
+void consumer_fail_waiters(struct mqfs_consumer *consumer, int result);
+
+#endif
