@@ -17,7 +17,13 @@
 #include <amqp.h>
 #include <amqp_tcp_socket.h>
 
-enum { BODY_BYTES = 1024, CHANNEL = 1, FRAME_MAX = 131072 };
+enum { BODY_BYTES = 1024, CHANNEL = 1, FRAME_MAX = 131072, WINDOW_MAX = 65536 };
+
+/* Which tags of the window are confirmed: a ring from the oldest that is not to the next to be published. */
+struct confirms {
+	bool confirmed[WINDOW_MAX];
+	uint64_t first, next, outstanding;
+};
 
 static amqp_connection_state_t connection;
 static amqp_bytes_t queue;
@@ -69,43 +75,56 @@ static void close_connection(void)
 	amqp_destroy_connection(connection);
 }
 
-/* The highest tag that is confirmed: waits for one frame, unless confirmed suffices. */
-static uint64_t wait_for_ack(uint64_t confirmed)
+/* A broker may confirm out of order, singly and many at once. */
+static void note_ack(struct confirms *confirms, const amqp_basic_ack_t *ack)
+{
+	for (uint64_t tag = ack->multiple ? confirms->first : ack->delivery_tag; tag <= ack->delivery_tag; tag++) {
+		confirms->outstanding -= !confirms->confirmed[tag % WINDOW_MAX];
+		confirms->confirmed[tag % WINDOW_MAX] = true;
+	}
+	while (confirms->first < confirms->next && confirms->confirmed[confirms->first % WINDOW_MAX])
+		confirms->first++;
+}
+
+static void wait_for_ack(struct confirms *confirms)
 {
 	amqp_frame_t frame;
-	const amqp_basic_ack_t *ack;
 
 	check(amqp_simple_wait_frame(connection, &frame), "wait");
 	if (frame.frame_type != AMQP_FRAME_METHOD || frame.payload.method.id != AMQP_BASIC_ACK_METHOD)
 		fail("not an ack");
-	ack = frame.payload.method.decoded;
-	/* A classic queue may confirm out of order; counting is right for all but the last few. */
-	return ack->multiple ? ack->delivery_tag : confirmed + 1;
+	note_ack(confirms, frame.payload.method.decoded);
+}
+
+static void publish_one(struct confirms *confirms, amqp_bytes_t body)
+{
+	amqp_basic_properties_t properties = {._flags = AMQP_BASIC_DELIVERY_MODE_FLAG, .delivery_mode = 2};
+
+	check(amqp_basic_publish(connection, CHANNEL, amqp_empty_bytes, queue, true, false, &properties, body),
+	      "publish");
+	confirms->confirmed[confirms->next++ % WINDOW_MAX] = false;
+	confirms->outstanding++;
 }
 
 static uint64_t publish_for(uint64_t window, double seconds)
 {
-	amqp_basic_properties_t properties = {._flags = AMQP_BASIC_DELIVERY_MODE_FLAG, .delivery_mode = 2};
+	static struct confirms confirms = {.first = 1, .next = 1};
 	char body[BODY_BYTES];
-	const amqp_bytes_t bytes = {.len = sizeof(body), .bytes = body};
-	uint64_t published = 0, confirmed = 0;
 	double end = now_s() + seconds;
 
 	memset(body, 'm', sizeof(body));
 	amqp_confirm_select(connection, CHANNEL);
 	check_reply(amqp_get_rpc_reply(connection), "confirm.select");
-	while (now_s() < end || confirmed < published) {
-		while (published - confirmed < window && now_s() < end) {
-			check(amqp_basic_publish(connection, CHANNEL, amqp_empty_bytes, queue, true, false, &properties,
-			                         bytes),
-			      "publish");
-			published++;
-		}
-		if (confirmed < published)
-			confirmed = wait_for_ack(confirmed);
+	while (now_s() < end || confirms.outstanding > 0) {
+		/* One is spare, so that the ring tells all of the window apart. */
+		while (confirms.outstanding < window && confirms.next - confirms.first < WINDOW_MAX - 1 &&
+		       now_s() < end)
+			publish_one(&confirms, (amqp_bytes_t){.len = sizeof(body), .bytes = body});
+		if (confirms.outstanding > 0)
+			wait_for_ack(&confirms);
 		amqp_maybe_release_buffers(connection);
 	}
-	return published;
+	return confirms.next - 1;
 }
 
 static void consume(uint16_t prefetch, uint64_t count)
