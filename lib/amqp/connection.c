@@ -1,0 +1,576 @@
+/* SPDX-License-Identifier: MIT */
+#include "connection.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <utlist.h>
+
+#include <mqfs/clock.h>
+#define LOG_TOPIC "amqp.connection"
+#include <mqfs/log.h>
+
+#include "watchdog.h"
+
+/* Between two rounds of all hosts, doubled up to the last; half of it is jitter, so that a broker that comes back isn't
+ * met by everybody at once. */
+#define BACKOFF_FIRST_MS 100
+#define BACKOFF_LAST_MS 3000
+/* A connection that lasted less counts as a failure: the broker may throw us out each time. */
+#define LASTED_MS 2000
+/* Jobs between two looks at what has come. */
+#define JOBS_A_ROUND 64
+/* After connection_stop a call may go on for so long. */
+#define STOP_MS 2000
+#define CLOSE_MS 1000
+/* librabbitmq decodes nested tables by recursion, a few hundred bytes for each of up to 26,000 levels of a frame. */
+#define STACK_BYTES (16u << 20)
+
+int connection_init(struct connection *connection, const struct connection_role *role, void *arg, const struct url *url,
+                    const struct mqfs_settings *settings, struct watchdog *watchdog)
+{
+	*connection = (struct connection){
+	    .role = role,
+	    .arg = arg,
+	    .url = url,
+	    .settings = *settings,
+	    .watchdog = watchdog,
+	    .watch_fd = -1,
+	};
+	atomic_init(&connection->armed_ms, MQFS_NEVER);
+	frames_init(&connection->frames, role->events, arg);
+	connection->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (connection->wake_fd < 0)
+		return -errno;
+	pthread_mutex_init(&connection->lock, NULL);
+	pthread_cond_init(&connection->answered, NULL);
+	return 0;
+}
+
+/* ---- jobs ---- */
+
+static void wake(struct connection *connection)
+{
+	uint64_t one = 1;
+
+	/* It can only fail when the counter is full, and then the owner is woken anyway. */
+	if (write(connection->wake_fd, &one, sizeof(one)) < 0)
+		log_debug("%s: eventfd: %m", connection->role->name);
+}
+
+/* Under the lock: may the job stand in line? */
+static bool takes(const struct connection *connection, const struct job *job)
+{
+	return connection->status.connected || connection->role->lazy || job->anytime || job->away_result == 0;
+}
+
+void connection_submit(struct connection *connection, struct job *job)
+{
+	int64_t due_ms = job->deadline_ms;
+	bool sleeping = false;
+
+	pthread_mutex_lock(&connection->lock);
+	if (connection->stopping || !takes(connection, job)) {
+		job->late_result = connection->stopping ? -ESHUTDOWN : job->away_result;
+		DL_APPEND(connection->refused, job);
+		due_ms = 0;
+	} else {
+		DL_APPEND(connection->jobs, job);
+		sleeping = connection->sleeping;
+		connection->sleeping = false;
+	}
+	pthread_mutex_unlock(&connection->lock);
+	if (sleeping)
+		wake(connection);
+	watchdog_notify(connection->watchdog, due_ms);
+}
+
+void connection_requeue(struct connection *connection, struct job *job)
+{
+	int64_t due_ms = job->deadline_ms;
+
+	pthread_mutex_lock(&connection->lock);
+	DL_PREPEND(connection->jobs, job);
+	pthread_mutex_unlock(&connection->lock);
+	watchdog_notify(connection->watchdog, due_ms);
+}
+
+/* The first job that can be run now, or NULL. */
+static struct job *next_job(struct connection *connection, bool connected)
+{
+	struct job *job;
+
+	if (connected && connection->role->ready && !connection->role->ready(connection->arg))
+		return NULL;
+	pthread_mutex_lock(&connection->lock);
+	job = connection->jobs;
+	while (!connected && job && !job->anytime)
+		job = job->next;
+	if (job) {
+		DL_DELETE(connection->jobs, job);
+		if (job->overdue) {
+			connection->running = job;
+			connection->running_answered = false;
+		}
+	}
+	pthread_mutex_unlock(&connection->lock);
+	return job;
+}
+
+/* true: there may be more. */
+static bool run_jobs(struct connection *connection)
+{
+	struct job *job;
+
+	for (int i = 0; i < JOBS_A_ROUND && !connection->failed; i++) {
+		job = next_job(connection, connection->state != NULL);
+		if (!job)
+			return false;
+		job->run(job, connection->arg);
+	}
+	return true;
+}
+
+bool connection_answer(struct connection *connection, struct job *job)
+{
+	bool unanswered = true;
+
+	pthread_mutex_lock(&connection->lock);
+	if (connection->running == job) {
+		while (connection->running_busy)
+			pthread_cond_wait(&connection->answered, &connection->lock);
+		unanswered = !connection->running_answered;
+		connection->running = NULL;
+	}
+	pthread_mutex_unlock(&connection->lock);
+	return unanswered;
+}
+
+static void fail_jobs(struct job *jobs, int result, const char *reason)
+{
+	struct job *job, *tmp;
+
+	DL_FOREACH_SAFE(jobs, job, tmp)
+	{
+		DL_DELETE(jobs, job);
+		job->fail(job, result != 0 ? result : job->late_result, reason);
+	}
+}
+
+/* ---- the owner ---- */
+
+void connection_fail(struct connection *connection, const char *format, ...)
+{
+	va_list arguments;
+
+	if (connection->failed)
+		return;
+	connection->failed = true;
+	va_start(arguments, format);
+	vsnprintf(connection->failure, sizeof(connection->failure), format, arguments);
+	va_end(arguments);
+}
+
+static void set_status(struct connection *connection, bool connected, const char *reason)
+{
+	pthread_mutex_lock(&connection->lock);
+	connection->status.connected = connected;
+	snprintf(connection->status.reason, sizeof(connection->status.reason), "%s", reason);
+	if (connected)
+		connection->status.fatal = 0;
+	pthread_mutex_unlock(&connection->lock);
+	if (connection->changed)
+		connection->changed(connection->changed_arg);
+}
+
+void connection_set_blocked(struct connection *connection, const char *reason)
+{
+	char text[160] = "";
+
+	if (reason)
+		snprintf(text, sizeof(text), "blocked by the broker: %s", reason);
+	set_status(connection, true, text);
+}
+
+static int64_t backoff_ms(unsigned failures)
+{
+	int64_t delay_ms = failures > 5 ? BACKOFF_LAST_MS : (int64_t)BACKOFF_FIRST_MS << failures;
+	uint16_t random = 0;
+
+	if (delay_ms > BACKOFF_LAST_MS)
+		delay_ms = BACKOFF_LAST_MS;
+	if (getrandom(&random, sizeof(random), GRND_NONBLOCK) < 0)
+		random = (uint16_t)getpid();
+	return delay_ms / 2 + delay_ms / 2 * random / UINT16_MAX;
+}
+
+static void watch_socket(struct connection *connection, int fd)
+{
+	pthread_mutex_lock(&connection->lock);
+	if (connection->watch_fd >= 0)
+		close(connection->watch_fd);
+	connection->watch_fd = fd;
+	pthread_mutex_unlock(&connection->lock);
+}
+
+/* Frees the socket and all that librabbitmq holds. */
+static void discard(struct connection *connection)
+{
+	watch_socket(connection, -1);
+	frames_reset(&connection->frames);
+	amqp_destroy_connection(connection->state);
+	connection->state = NULL;
+	connection->frames.state = NULL;
+	memset(connection->channels, 0, sizeof(connection->channels));
+	memset(connection->retired, 0, sizeof(connection->retired));
+	atomic_store(&connection->armed_ms, MQFS_NEVER);
+}
+
+static void drop(struct connection *connection)
+{
+	int64_t now_ms = mqfs_clock_monotonic_ms();
+
+	log_debug("%s: %s", connection->role->name, connection->failure);
+	set_status(connection, false, connection->failure);
+	connection->role->lost(connection->arg, -ETIMEDOUT, connection->failure);
+	discard(connection);
+	connection->failures = now_ms - connection->opened_ms < LASTED_MS ? connection->failures + 1 : 0;
+	connection->retry_ms = now_ms + backoff_ms(connection->failures);
+}
+
+static void next_host(struct connection *connection, int64_t now_ms)
+{
+	connection->host = (connection->host + 1) % connection->url->count;
+	if (connection->host == 0)
+		connection->failures++;
+	connection->retry_ms = connection->host == 0 ? now_ms + backoff_ms(connection->failures) : now_ms;
+}
+
+/* Logs in and lets the role make itself at home. */
+static void connect_once(struct connection *connection)
+{
+	int r;
+
+	connection->failed = false;
+	r = connection_login(connection);
+	if (r == 0) {
+		connection->opened_ms = mqfs_clock_monotonic_ms();
+		connection->frames.state = connection->state;
+		r = connection->role->opened(connection->arg);
+		if (r == 0 && !connection->failed) {
+			set_status(connection, true, "");
+			return;
+		}
+		connection->role->lost(connection->arg, -ETIMEDOUT, connection->failure);
+	}
+	log_debug("%s: %s", connection->role->name, connection->failure);
+	if (connection->state)
+		discard(connection);
+	pthread_mutex_lock(&connection->lock);
+	connection->status.fatal = r == -EACCES || r == -ENOENT || r == -EINVAL ? r : 0;
+	pthread_mutex_unlock(&connection->lock);
+	set_status(connection, false, connection->failure);
+	next_host(connection, mqfs_clock_monotonic_ms());
+}
+
+static void read_frames(struct connection *connection)
+{
+	static const struct timeval at_once = {0};
+	amqp_frame_t frame;
+	int status;
+
+	do {
+		status = amqp_simple_wait_frame_noblock(connection->state, &frame, &at_once);
+		if (status == AMQP_STATUS_TIMEOUT)
+			return;
+		if (status < 0) {
+			connection_sent(connection, status);
+			return;
+		}
+		if (frames_dispatch(&connection->frames, &frame) < 0)
+			connection_fail(connection, "%s", connection->frames.error);
+		amqp_maybe_release_buffers_on_channel(connection->state, frame.channel);
+	} while (!connection->failed &&
+	         (amqp_frames_enqueued(connection->state) || amqp_data_in_buffer(connection->state)));
+	/* Nothing of a closed channel is on its way any more. */
+	for (size_t i = 0; i < sizeof(connection->channels); i++) {
+		connection->channels[i] &= (uint8_t)~connection->retired[i];
+		connection->retired[i] = 0;
+	}
+}
+
+static int poll_timeout(int64_t until_ms)
+{
+	int64_t wait_ms = until_ms == MQFS_NEVER ? -1 : until_ms - mqfs_clock_monotonic_ms();
+
+	if (until_ms == MQFS_NEVER)
+		return -1;
+	return wait_ms < 0 ? 0 : wait_ms > 60000 ? 60000 : (int)wait_ms;
+}
+
+/* Sleeps until something comes, somebody wakes us, or it is time. true: the broker has sent something. */
+static bool rest(struct connection *connection, int64_t until_ms)
+{
+	int fd = connection->state ? amqp_get_sockfd(connection->state) : -1;
+	struct pollfd files[2] = {{.fd = connection->wake_fd, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
+	bool idle = !connection->role->ready || !connection->state || connection->role->ready(connection->arg);
+	uint64_t count;
+	int r;
+
+	pthread_mutex_lock(&connection->lock);
+	if (connection->stopping || (connection->state && idle && connection->jobs))
+		until_ms = 0;
+	connection->sleeping = until_ms > 0;
+	pthread_mutex_unlock(&connection->lock);
+	r = poll(files, 2, poll_timeout(until_ms));
+	pthread_mutex_lock(&connection->lock);
+	connection->sleeping = false;
+	pthread_mutex_unlock(&connection->lock);
+	if (r <= 0)
+		return false;
+	if (files[0].revents && read(connection->wake_fd, &count, sizeof(count)) < 0)
+		log_debug("%s: eventfd: %m", connection->role->name);
+	return files[1].revents != 0;
+}
+
+/* One round of a connection that is up. */
+static void serve(struct connection *connection, bool *readable)
+{
+	int64_t now_ms = mqfs_clock_monotonic_ms(), until_ms;
+
+	/* Heartbeats are sent, and missed, only inside librabbitmq's own calls. */
+	if (now_ms >= connection->tick_ms || *readable) {
+		connection->tick_ms = now_ms + (connection->settings.heartbeat_ms + 3) / 4;
+		read_frames(connection);
+	}
+	if (!connection->failed)
+		run_jobs(connection);
+	until_ms = connection->tick_ms;
+	if (!connection->failed && connection->role->work) {
+		int64_t due_ms = connection->role->work(connection->arg, mqfs_clock_monotonic_ms());
+
+		until_ms = due_ms < until_ms ? due_ms : until_ms;
+	}
+	if (connection->failed) {
+		drop(connection);
+		return;
+	}
+	amqp_maybe_release_buffers(connection->state);
+	*readable = amqp_frames_enqueued(connection->state) || amqp_data_in_buffer(connection->state);
+	if (!*readable)
+		*readable = rest(connection, until_ms);
+}
+
+static bool has_jobs(struct connection *connection)
+{
+	bool has;
+
+	pthread_mutex_lock(&connection->lock);
+	has = connection->jobs != NULL;
+	pthread_mutex_unlock(&connection->lock);
+	return has;
+}
+
+/* One round of a connection that is not. */
+static void wait_for_broker(struct connection *connection)
+{
+	bool wanted;
+
+	run_jobs(connection);
+	wanted = !connection->role->lazy || has_jobs(connection);
+	if (wanted && mqfs_clock_monotonic_ms() >= connection->retry_ms)
+		connect_once(connection);
+	else
+		rest(connection, wanted ? connection->retry_ms : MQFS_NEVER);
+}
+
+static bool is_stopping(struct connection *connection)
+{
+	bool stopping;
+
+	pthread_mutex_lock(&connection->lock);
+	stopping = connection->stopping;
+	pthread_mutex_unlock(&connection->lock);
+	return stopping;
+}
+
+static void say_goodbye(struct connection *connection)
+{
+	static const struct timeval timeout = {.tv_sec = CLOSE_MS / 1000};
+
+	connection->role->lost(connection->arg, -ESHUTDOWN, "shutting down");
+	amqp_set_rpc_timeout(connection->state, &timeout);
+	connection_arm(connection, mqfs_clock_monotonic_ms() + CLOSE_MS);
+	amqp_connection_close(connection->state, AMQP_REPLY_SUCCESS);
+	discard(connection);
+}
+
+static void *own(void *arg)
+{
+	struct connection *connection = arg;
+	struct job *left;
+	bool readable = false;
+
+	while (!is_stopping(connection)) {
+		if (connection->state)
+			serve(connection, &readable);
+		else
+			wait_for_broker(connection);
+	}
+	if (connection->state)
+		say_goodbye(connection);
+	if (connection->role->stopped)
+		connection->role->stopped(connection->arg);
+	pthread_mutex_lock(&connection->lock);
+	left = connection->jobs;
+	connection->jobs = NULL;
+	connection->status.connected = false;
+	pthread_mutex_unlock(&connection->lock);
+	fail_jobs(left, -ESHUTDOWN, "shutting down");
+	return NULL;
+}
+
+int connection_start(struct connection *connection)
+{
+	pthread_attr_t attributes;
+	int r = -pthread_attr_init(&attributes);
+
+	if (r < 0)
+		return r;
+	pthread_attr_setstacksize(&attributes, STACK_BYTES);
+	r = -pthread_create(&connection->thread, &attributes, own, connection);
+	pthread_attr_destroy(&attributes);
+	return r;
+}
+
+void connection_stop(struct connection *connection)
+{
+	int64_t now_ms = mqfs_clock_monotonic_ms();
+
+	pthread_mutex_lock(&connection->lock);
+	connection->stopping = true;
+	connection->stopping_ms = now_ms;
+	pthread_mutex_unlock(&connection->lock);
+	wake(connection);
+	watchdog_notify(connection->watchdog, now_ms + STOP_MS);
+}
+
+void connection_join(struct connection *connection)
+{
+	pthread_join(connection->thread, NULL);
+}
+
+void connection_deinit(struct connection *connection)
+{
+	struct job *left;
+
+	/* A completion may hand in another one. */
+	while ((left = connection->refused)) {
+		connection->refused = NULL;
+		fail_jobs(left, -ESHUTDOWN, "shutting down");
+	}
+	assert(!connection->jobs && !connection->state);
+	close(connection->wake_fd);
+	pthread_cond_destroy(&connection->answered);
+	pthread_mutex_destroy(&connection->lock);
+}
+
+void connection_status(struct connection *connection, struct connection_status *ret_status)
+{
+	pthread_mutex_lock(&connection->lock);
+	*ret_status = connection->status;
+	pthread_mutex_unlock(&connection->lock);
+}
+
+/* ---- the watchdog's side ---- */
+
+static void earlier(int64_t *next_ms, int64_t due_ms)
+{
+	if (due_ms < *next_ms)
+		*next_ms = due_ms;
+}
+
+static struct job *take_late(struct connection *connection, int64_t now_ms, int64_t *next_ms)
+{
+	struct job *late = NULL, *job, *tmp;
+
+	DL_FOREACH_SAFE(connection->jobs, job, tmp)
+	{
+		if (job->deadline_ms > now_ms) {
+			earlier(next_ms, job->deadline_ms);
+			continue;
+		}
+		DL_DELETE(connection->jobs, job);
+		DL_APPEND(late, job);
+	}
+	return late;
+}
+
+static struct job *take_overdue(struct connection *connection, int64_t now_ms, int64_t *next_ms)
+{
+	struct job *job = connection->running;
+
+	if (!job || connection->running_answered)
+		return NULL;
+	if (job->deadline_ms > now_ms) {
+		earlier(next_ms, job->deadline_ms);
+		return NULL;
+	}
+	connection->running_answered = true;
+	connection->running_busy = true;
+	return job;
+}
+
+static void guard_socket(struct connection *connection, int64_t now_ms, int64_t *next_ms)
+{
+	int64_t due_ms = atomic_load(&connection->armed_ms);
+
+	if (connection->stopping)
+		earlier(&due_ms, connection->stopping_ms + STOP_MS);
+	if (due_ms > now_ms) {
+		earlier(next_ms, due_ms);
+		return;
+	}
+	log_debug("%s: a call outlasted its deadline", connection->role->name);
+	atomic_store(&connection->armed_ms, MQFS_NEVER);
+	connection->stopping_ms = now_ms;
+	if (connection->watch_fd >= 0)
+		shutdown(connection->watch_fd, SHUT_RDWR);
+	if (connection->stopping)
+		earlier(next_ms, now_ms + STOP_MS);
+}
+
+int64_t connection_watch(struct connection *connection, int64_t now_ms)
+{
+	struct job *late, *refused, *overdue;
+	int64_t next_ms = MQFS_NEVER;
+	char reason[256];
+
+	pthread_mutex_lock(&connection->lock);
+	late = take_late(connection, now_ms, &next_ms);
+	refused = connection->refused;
+	connection->refused = NULL;
+	overdue = take_overdue(connection, now_ms, &next_ms);
+	guard_socket(connection, now_ms, &next_ms);
+	memcpy(reason, connection->status.reason, sizeof(reason));
+	pthread_mutex_unlock(&connection->lock);
+
+	fail_jobs(late, 0, *reason ? reason : "the broker did not answer in time");
+	fail_jobs(refused, 0, reason);
+	if (overdue) {
+		overdue->overdue(overdue);
+		pthread_mutex_lock(&connection->lock);
+		connection->running_busy = false;
+		pthread_cond_signal(&connection->answered);
+		pthread_mutex_unlock(&connection->lock);
+	}
+	return next_ms;
+}
