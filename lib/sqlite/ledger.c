@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+#include "ledger.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <mqfs/clock.h>
+
+/* How long one attempt waits for another process's lock; deadlines are looked at in between. */
+enum { LEDGER_PATIENCE_MS = 100 };
+
+void ledger_drop(struct store *store, struct queue *queue)
+{
+	HASH_DELETE(by_id, store->queues_by_id, queue);
+	HASH_DELETE(by_name, store->queues_by_name, queue);
+	free(queue->name);
+	free(queue);
+}
+
+void ledger_forget(struct store *store)
+{
+	struct queue *queue, *next;
+
+	HASH_ITER(by_name, store->queues_by_name, queue, next)
+	ledger_drop(store, queue);
+	store->sequence = -1;
+	store->sequence_changed = false;
+}
+
+int ledger_sync(struct store *store)
+{
+	int64_t version;
+	int r = statement_integer(store->statements[STATEMENT_DATA_VERSION], 0, &version);
+
+	if (r < 0 || version == store->data_version)
+		return r;
+	store->data_version = version;
+	store->due_us = -1;
+	ledger_forget(store);
+	return 1;
+}
+
+int ledger_begin(struct store *store, bool write)
+{
+	int r;
+
+	store->busy_until_ms = mqfs_clock_monotonic_ms() + LEDGER_PATIENCE_MS;
+	r = statement_run(store->statements[write ? STATEMENT_BEGIN_WRITE : STATEMENT_BEGIN_READ]);
+	if (r < 0)
+		return r;
+	r = ledger_sync(store);
+	if (r >= 0 && store->sequence < 0)
+		r = statement_integer(store->statements[STATEMENT_SEQUENCE_GET], 0, &store->sequence);
+	if (r < 0) {
+		ledger_rollback(store);
+		return r;
+	}
+	return 0;
+}
+
+static int ledger_write_counts(struct store *store, struct queue *queue)
+{
+	sqlite3_stmt *statement = store->statements[STATEMENT_QUEUE_COUNTS];
+
+	sqlite3_bind_int64(statement, 1, queue->id);
+	for (int state = 0; state < STATES; state++)
+		sqlite3_bind_int64(statement, 2 + state, queue->counts[state]);
+	return statement_run(statement);
+}
+
+static int ledger_flush(struct store *store)
+{
+	int r = 0;
+
+	for (struct queue *queue = store->queues_by_name; queue && r == 0; queue = queue->by_name.next) {
+		if (queue->changed)
+			r = ledger_write_counts(store, queue);
+		queue->changed = false;
+	}
+	if (r == 0 && store->sequence_changed) {
+		sqlite3_bind_int64(store->statements[STATEMENT_SEQUENCE_SET], 1, store->sequence);
+		r = statement_run(store->statements[STATEMENT_SEQUENCE_SET]);
+		store->sequence_changed = false;
+	}
+	return r;
+}
+
+int ledger_commit(struct store *store)
+{
+	int r = ledger_flush(store);
+
+	if (r == 0)
+		r = statement_run(store->statements[STATEMENT_COMMIT]);
+	if (r < 0)
+		ledger_rollback(store);
+	return r;
+}
+
+void ledger_rollback(struct store *store)
+{
+	/* Some errors have rolled back by themselves. */
+	if (!sqlite3_get_autocommit(store->db))
+		statement_run(store->statements[STATEMENT_ROLLBACK]);
+	ledger_forget(store);
+	store->due_us = -1;
+}
+
+static int ledger_load(struct store *store, sqlite3_stmt *statement, struct queue **ret_queue)
+{
+	struct queue *queue;
+	int r = statement_step(statement);
+
+	*ret_queue = NULL;
+	if (r <= 0)
+		return r;
+	queue = calloc(1, sizeof(*queue));
+	if (queue)
+		queue->name = strdup((const char *)sqlite3_column_text(statement, 1));
+	if (!queue || !queue->name) {
+		sqlite3_reset(statement);
+		free(queue);
+		return -ENOMEM;
+	}
+	queue->id = sqlite3_column_int64(statement, 0);
+	queue->max_priority = sqlite3_column_int64(statement, 2);
+	queue->message_ttl_ms = sqlite3_column_int64(statement, 3);
+	queue->max_length = sqlite3_column_int64(statement, 4);
+	queue->overflow = sqlite3_column_int(statement, 5);
+	queue->dead_letter = sqlite3_column_int(statement, 6) != 0;
+	for (int state = 0; state < STATES; state++)
+		queue->counts[state] = sqlite3_column_int64(statement, 7 + state);
+	sqlite3_reset(statement);
+	HASH_ADD_KEYPTR(by_name, store->queues_by_name, queue->name, strlen(queue->name), queue);
+	HASH_ADD(by_id, store->queues_by_id, id, sizeof(queue->id), queue);
+	*ret_queue = queue;
+	return 0;
+}
+
+int ledger_queue(struct store *store, const char *name, struct queue **ret_queue)
+{
+	sqlite3_stmt *statement = store->statements[STATEMENT_QUEUE_BY_NAME];
+
+	HASH_FIND(by_name, store->queues_by_name, name, strlen(name), *ret_queue);
+	if (*ret_queue)
+		return 0;
+	sqlite3_bind_text(statement, 1, name, -1, SQLITE_STATIC);
+	return ledger_load(store, statement, ret_queue);
+}
+
+int ledger_queue_by_id(struct store *store, int64_t id, struct queue **ret_queue)
+{
+	sqlite3_stmt *statement = store->statements[STATEMENT_QUEUE_BY_ID];
+
+	HASH_FIND(by_id, store->queues_by_id, &id, sizeof(id), *ret_queue);
+	if (*ret_queue)
+		return 0;
+	sqlite3_bind_int64(statement, 1, id);
+	return ledger_load(store, statement, ret_queue);
+}
+
+void ledger_count(struct queue *queue, enum message_state state, int64_t change)
+{
+	queue->counts[state] += change;
+	queue->changed = true;
+}
+
+int64_t ledger_next(struct store *store)
+{
+	store->sequence_changed = true;
+	return ++store->sequence;
+}
