@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: MIT
+"""Signals: blocked readers die at once, harmless signals change nothing (C7, P8, tenet 4)."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from processes import background, eventually, is_blocked, stays, wait_exit
+from test_drafts import errno_of
+
+
+@pytest.mark.parametrize("special", ["claim", "next"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_c7_blocked_reader_dies_at_once(queue, special, number):
+    """C7, tenet 4: a reader blocked in claim or next dies at once on Ctrl-C and kill -9; a message that arrives
+    meanwhile is not lost with it."""
+    with background(["cat", queue.path / special], stdout=subprocess.PIPE) as reader:
+        eventually(lambda: is_blocked(reader), what="a blocked reader")
+        time.sleep(0.1)  # blocked in open() of something else would look the same
+        start = time.monotonic()
+        reader.send_signal(number)
+        assert wait_exit(reader, 5) == -number
+        assert time.monotonic() - start < 1
+    queue.publish(b"body")
+    assert queue.consume(1) == [b"body"]
+
+
+@pytest.mark.parametrize("special", ["claim", "next"])
+def test_c7_killed_while_messages_arrive(queue, special):
+    """C7: a message that arrives while its reader is being killed is not lost."""
+    for number in range(15):
+        with background(["cat", queue.path / special], stdout=subprocess.PIPE) as reader:
+            eventually(lambda reader=reader: is_blocked(reader), what="a blocked reader")
+            publisher = threading.Thread(target=queue.publish, args=(b"%d" % number,))
+            publisher.start()
+            time.sleep(number * 0.0004)
+            reader.send_signal((signal.SIGINT, signal.SIGKILL)[number % 2])
+            status = wait_exit(reader, 5)
+            printed = reader.stdout.read()
+            publisher.join()
+        left = count_left(queue)
+        if special == "next" and status == 0:
+            assert (printed, left) == (b"%d" % number, 0)
+        elif left == 0:
+            # It was acknowledged, so it must have been told whole to the reader before the signal.
+            assert special == "next" and printed == b"%d" % number
+        else:
+            take_all(queue)
+
+
+def count_left(queue):
+    """How many messages the queue has in any state, once it stands still."""
+    def count():
+        return len(queue.names("pending")) + len(queue.names("claimed")) + len(queue.names("retry"))
+
+    before, since = count(), time.monotonic()
+    while time.monotonic() - since < 0.4 and not before:
+        before = count()
+    return before
+
+
+def take_all(queue):
+    """Empties the window; a killed reader's message is given back within about 2 s."""
+    def empty():
+        for name in queue.names("pending"):
+            if errno_of(os.rename, queue.pending / name, queue.claimed / name) == 0:
+                os.unlink(queue.claimed / name)
+        for name in queue.names("claimed"):
+            errno_of(os.unlink, queue.claimed / name)
+        return not queue.names("pending") and not queue.names("claimed")
+
+    eventually(empty, what="an empty window")
+
+
+def test_c7_a_killed_waiter_leaves_the_others(queue):
+    """C7: of three waiters the middle one is killed: the others go on waiting and are served."""
+    with background(["cat", queue.path / "next"], stdout=-1) as first, \
+            background(["cat", queue.path / "next"], stdout=-1) as second, \
+            background(["cat", queue.path / "next"], stdout=-1) as third:
+        for reader in (first, second, third):
+            eventually(lambda reader=reader: is_blocked(reader), what="a blocked reader")
+        second.kill()
+        wait_exit(second)
+        assert first.poll() is None and third.poll() is None
+        queue.publish(b"a", b"b")
+        assert sorted([first.stdout.read(), third.stdout.read()]) == [b"a", b"b"]
+
+
+def test_c7_stopped_reader(queue):
+    """C7: Ctrl-Z and fg: a stopped reader loses nothing."""
+    with background(["cat", queue.path / "next"], stdout=-1) as reader:
+        eventually(lambda: is_blocked(reader), what="a blocked reader")
+        reader.send_signal(signal.SIGSTOP)
+        queue.publish(b"body")
+        reader.send_signal(signal.SIGCONT)
+        out = reader.stdout.read()
+        wait_exit(reader)
+    # A signal may end the read (EINTR); then the message is still there.
+    if out != b"body":
+        assert queue.consume(1) == [b"body"]
+
+
+NOISY = """
+import os, signal, sys
+hits = []
+signal.signal(signal.SIGALRM, lambda *_: hits.append(1))
+signal.siginterrupt(signal.SIGALRM, {interrupts})
+signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+{setup}
+try:
+    {act}
+except OSError as error:
+    print("error", error.errno)
+else:
+    print("done")
+print(len(hits))
+"""
+CLOSE = ('file = os.open(sys.argv[1] + "/job", os.O_WRONLY | os.O_CREAT, 0o600); os.write(file, b"body")',
+         "os.close(file)")
+RENAME = ('file = os.open(sys.argv[1] + "/.draft", os.O_WRONLY | os.O_CREAT, 0o600); os.write(file, b"body"); os.close(file)',
+          'os.rename(sys.argv[1] + "/.draft", sys.argv[1] + "/job")')
+
+
+@pytest.mark.deadline(90)
+@pytest.mark.parametrize("interrupts", [False, True], ids=["restart", "interrupt"])
+def test_p8_harmless_signal_during_a_slow_close(own_broker, mounts, interrupts):
+    """P8: interrupting a waiting close() with a signal that does not kill changes nothing."""
+    queue = mounts.add(own_broker.url(), {"publish-timeout": "20s"}).make("jobs")
+    script = NOISY.format(interrupts=interrupts, setup=CLOSE[0], act=CLOSE[1])
+    own_broker.pause()
+    try:
+        with background([sys.executable, "-c", script, queue.new], stdout=-1) as writer:
+            stays(lambda: writer.poll() is None, 1.2, "the close that waits")
+            own_broker.resume()
+            assert wait_exit(writer, 30) == 0
+            outcome, hits = writer.stdout.read().decode().splitlines()
+    finally:
+        own_broker.resume()
+    assert outcome == "done" and int(hits) >= 1
+    assert queue.consume(1) == [b"body"]
+    assert (queue.names("pending"), queue.names("new")) == ([], [])
+
+
+@pytest.mark.deadline(90)
+def test_p8_harmless_signal_during_a_slow_rename(own_broker, mounts):
+    """P8: the same for a waiting rename()."""
+    queue = mounts.add(own_broker.url(), {"publish-timeout": "20s", "rename-timeout": "15s"}).make("jobs")
+    script = NOISY.format(interrupts=False, setup=RENAME[0], act=RENAME[1])
+    own_broker.pause()
+    try:
+        with background([sys.executable, "-c", script, queue.new], stdout=-1) as writer:
+            stays(lambda: writer.poll() is None, 1.2, "the rename that waits")
+            own_broker.resume()
+            assert wait_exit(writer, 30) == 0
+            outcome = writer.stdout.read().decode().splitlines()[0]
+    finally:
+        own_broker.resume()
+    assert outcome == "done"
+    assert queue.consume(1) == [b"body"]
+
+
+@pytest.mark.deadline(90)
+def test_p8_waiting_close_can_be_killed(own_broker, mounts):
+    """Tenet 4: a close() that waits ends when its caller is killed, and the message is not lost."""
+    mount = mounts.add(own_broker.url(), {"publish-timeout": "20s"})
+    queue = mount.make("jobs")
+    script = "import os, sys\n" + "\n".join(CLOSE)
+    own_broker.pause()
+    try:
+        with background([sys.executable, "-c", script, queue.new]) as writer:
+            stays(lambda: writer.poll() is None, 1, "the close that waits")
+            start = time.monotonic()
+            writer.kill()
+            assert wait_exit(writer, 5) == -signal.SIGKILL
+            assert time.monotonic() - start < 2
+    finally:
+        own_broker.resume()
+    # Its outcome was unknown when it was killed: it arrives, or it is still listed.
+    eventually(lambda: queue.names("pending") or queue.names("new"), 30, "the message")
+
+
+@pytest.mark.deadline(90)
+def test_p2_rename_waits_at_most_rename_timeout(own_broker, mounts):
+    """P2: a rename waits at most rename-timeout (1 s), since it locks directories; nothing is lost; tenet 4: others
+    are answered from memory meanwhile."""
+    mount = mounts.add(own_broker.url())
+    queue = mount.make("jobs")
+    (queue.new / ".draft").write_bytes(b"body")
+    own_broker.pause()
+    try:
+        start = time.monotonic()
+        errno_of(os.rename, queue.new / ".draft", queue.new / "job")
+        assert time.monotonic() - start < 3
+        start = time.monotonic()
+        os.listdir(mount.path)
+        os.statvfs(mount.path)
+        queue.stats()
+        queue.new.stat()
+        assert time.monotonic() - start < 2
+    finally:
+        own_broker.resume()
+    # ETIMEDOUT: unknown. It may arrive, and it may be listed to be sent again; it may not be neither.
+    eventually(lambda: queue.names("pending") or queue.names("new"), 30, "the message")
+
+
+@pytest.mark.deadline(90)
+def test_p1_blocked_broker(own_broker, mounts):
+    """Tenet 4: with the broker blocked (memory alarm) close() ends within publish-timeout; afterwards all goes on."""
+    mount = mounts.add(own_broker.url(), {"publish-timeout": "2s"})
+    queue = mount.make("jobs")
+    (queue.new / "before").write_bytes(b"before")
+    own_broker.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
+    start = time.monotonic()
+    refusals = [errno_of((queue.new / f"job{number}").write_bytes, b"during") for number in range(3)]
+    assert time.monotonic() - start < 12
+    own_broker.ctl("set_vm_memory_high_watermark", "0.4")
+    assert any(refusals), "the alarm stopped nothing"
+    listed = queue.names("new")
+    eventually(lambda: errno_of((queue.new / "after").write_bytes, b"after") == 0, 30, "publishing after the alarm")
+    assert len(listed) == sum(1 for refusal in refusals if refusal)
