@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef FS_FS_H
+#define FS_FS_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <mqfs/backend.h>
+#include <mqfs/clock.h>
+#include <mqfs/name.h>
+#include <mqfs/settings.h>
+
+#include "node.h"
+#include "reply.h"
+
+struct parked;
+struct notifier;
+struct housekeeping;
+
+/* A thread whose open for writing was answered ESTALE (new_dir.c). */
+struct reopen {
+	pid_t tid; /* 0: unused */
+	int64_t until_ms;
+	struct queue *queue; /* compared only */
+	mqfs_name_t name;
+};
+#define REOPENS 32
+
+/* One mount. */
+struct fs {
+	/* constant once mounted */
+	struct fuse_session *session;
+	struct mqfs_backend *backend;
+	uid_t uid;
+	gid_t gid;
+	int64_t mounted_us;
+	uint64_t secret; /* keeps heap addresses out of inode numbers */
+	struct notifier *notifier;
+	struct housekeeping *housekeeping;
+
+	/*
+	 * Guards the tree, queues, drafts, and handles' state. Held for moments; taken before a consumer's or a look's lock.
+	 * Never held while replying, notifying, or reading /proc.
+	 */
+	pthread_mutex_t lock;
+	struct mqfs_settings settings; /* what a new queue starts with */
+	struct node *nodes;            /* by key */
+	struct node *root;
+	struct queue *queues;          /* by name */
+	struct reopen reopens[REOPENS];
+	unsigned next_reopen;
+	_Alignas(VIEWS) struct {
+		char views[VIEWS];
+	} slots[8]; /* addresses for the nodes above the queues */
+
+	/* A leaf lock: nothing is taken under it. Guards what follows. */
+	pthread_mutex_t parked_lock;
+	struct parked *parked; /* by ticket */
+	ticket_t last_ticket;
+};
+
+/* Blocks only while another holds it for a moment. */
+static inline void fs_lock(struct fs *fs)
+{
+	pthread_mutex_lock(&fs->lock);
+}
+
+static inline void fs_unlock(struct fs *fs)
+{
+	pthread_mutex_unlock(&fs->lock);
+}
+
+#endif

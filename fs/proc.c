@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: MIT */
+#include "proc.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* include/linux/sched.h; part of what /proc/PID/stat promises (proc(5), field 9). */
+#define PF_EXITING 0x4UL
+#define PF_SIGNALED 0x400UL
+
+static ssize_t read_file(const char *path, char *buffer, size_t bytes)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	ssize_t n = read(fd, buffer, bytes - 1);
+	int error = errno;
+	close(fd);
+	if (n < 0)
+		return -error;
+	buffer[n] = '\0';
+	return n;
+}
+
+int proc_stat(pid_t pid, struct proc_stat *ret_stat)
+{
+	char path[32], text[1024];
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	if (pid <= 0 || read_file(path, text, sizeof(text)) <= 0)
+		return -ESRCH;
+
+	/* The name may hold spaces and parentheses: the last ')' ends it (proc(5)). */
+	char *open = strchr(text, '('), *close = strrchr(text, ')');
+	if (!open || !close || close < open)
+		return -ESRCH;
+	snprintf(ret_stat->name, sizeof(ret_stat->name), "%.*s", (int)(close - open - 1), open + 1);
+
+	int parent, exit_code;
+	int found = sscanf(close + 2,
+	                   "%c %d %*d %*d %*d %*d %lu %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu"
+	                   " %*u %*d %*u %*u %*u %*u %*u %*u %*u %*u %*u %*u %*u %*u %*u %*d %*d %*u %*u %*u %*u %*d"
+	                   " %*u %*u %*u %*u %*u %*u %*u %d",
+	                   &ret_stat->state, &parent, &ret_stat->flags, &ret_stat->start, &exit_code);
+	if (found < 4)
+		return -ESRCH;
+	ret_stat->parent = parent;
+	ret_stat->exit_code = found == 5 ? exit_code : 0;
+	return 0;
+}
+
+/* A hexadecimal mask, or a decimal number, of one line of /proc/PID/status. */
+static bool status_field(const char *status, const char *field, int base, unsigned long long *ret_value)
+{
+	const char *line = strstr(status, field);
+	if (!line)
+		return false;
+	*ret_value = strtoull(line + strlen(field), NULL, base);
+	return true;
+}
+
+static bool read_status(pid_t tid, char *text, size_t bytes)
+{
+	char path[32];
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)tid);
+	return tid > 0 && read_file(path, text, bytes) > 0;
+}
+
+pid_t proc_tgid(pid_t tid)
+{
+	/* pidfd_open(2) takes thread group leaders only, and costs a tenth of reading status. */
+	int fd = tid > 0 ? (int)syscall(SYS_pidfd_open, tid, 0) : -1;
+	if (fd >= 0) {
+		close(fd);
+		return tid;
+	}
+	char status[4096];
+	unsigned long long tgid;
+	if (!read_status(tid, status, sizeof(status)) || !status_field(status, "\nTgid:", 10, &tgid))
+		return 0;
+	return (pid_t)tgid;
+}
+
+bool proc_killed(pid_t tid, int *ret_signal)
+{
+	struct proc_stat stat;
+	if (proc_stat(tid, &stat) < 0)
+		return false;
+	unsigned long killed = PF_EXITING | PF_SIGNALED;
+	if ((stat.flags & killed) != killed)
+		return false;
+	if (ret_signal)
+		*ret_signal = stat.exit_code & 0x7f;
+	return true;
+}
+
+bool proc_dying(pid_t tid)
+{
+	char status[4096];
+	if (!read_status(tid, status, sizeof(status)))
+		return true; /* it is gone already */
+	unsigned long long own = 0, shared = 0, kill_bit = 1ULL << (SIGKILL - 1);
+	status_field(status, "\nSigPnd:", 16, &own);
+	status_field(status, "\nShdPnd:", 16, &shared);
+	return (own | shared) & kill_bit;
+}
+
+/* fdinfo has had "ino:" since Linux 5.14; it asks the kernel, where stat() would ask this very daemon. */
+static bool fd_is(int fds, const char *fd, const char *dir, uint64_t ino)
+{
+	char target[2], path[64], info[512];
+	ssize_t n = readlinkat(fds, fd, target, sizeof(target));
+	if (n < 1 || target[0] != '/') /* pipe:[…], socket:[…], anon_inode:… */
+		return false;
+	snprintf(path, sizeof(path), "%sinfo/%s", dir, fd);
+	if (read_file(path, info, sizeof(info)) <= 0)
+		return false;
+	unsigned long long found;
+	return status_field(info, "\nino:", 10, &found) && found == ino;
+}
+
+int proc_holds(pid_t pid, uint64_t ino)
+{
+	char path[32];
+	snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+	DIR *dir = pid > 0 ? opendir(path) : NULL;
+	if (!dir)
+		return pid > 0 ? -errno : -ESRCH;
+	int holds = 0;
+	for (struct dirent *entry; !holds && (entry = readdir(dir));)
+		holds = entry->d_name[0] != '.' && fd_is(dirfd(dir), entry->d_name, path, ino);
+	closedir(dir);
+	return holds;
+}
+
+static int each_in_file(const char *path, int (*each)(pid_t child, void *arg), void *arg)
+{
+	FILE *file = fopen(path, "re");
+	int result = 0, child;
+	if (!file)
+		return 0;
+	while (result == 0 && fscanf(file, "%d", &child) == 1)
+		result = each(child, arg);
+	fclose(file);
+	return result;
+}
+
+static bool children_are_listed;
+
+static void look_for_children(void)
+{
+	children_are_listed = access("/proc/thread-self/children", R_OK) == 0;
+}
+
+int proc_children(pid_t pid, int (*each)(pid_t child, void *arg), void *arg)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	char path[64];
+	pthread_once(&once, look_for_children);
+	if (!children_are_listed)
+		return 0;
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+	DIR *dir = opendir(path);
+	if (!dir)
+		return 0;
+	int result = 0;
+	for (struct dirent *entry; result == 0 && (entry = readdir(dir));) {
+		if (entry->d_name[0] == '.')
+			continue;
+		snprintf(path, sizeof(path), "/proc/%d/task/%.12s/children", (int)pid, entry->d_name);
+		result = each_in_file(path, each, arg);
+	}
+	closedir(dir);
+	return result;
+}

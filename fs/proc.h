@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef FS_PROC_H
+#define FS_PROC_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/*
+ * What /proc tells about a caller. A FUSE request carries a thread id; 0 means a process that this
+ * daemon's pid namespace can't name. Everything here may fail, since the process may be gone or closed
+ * to us (hidepid, another user without CAP_SYS_PTRACE): then the answer is "don't know", never a guess.
+ * No lock may be held: these read files.
+ */
+
+struct proc_stat {
+	pid_t parent;
+	char state;             /* 'R', 'S', 'Z', … */
+	unsigned long flags;    /* PF_… of the kernel's task_struct */
+	unsigned long long start; /* clock ticks after boot: with the pid it names a process for ever */
+	int exit_code;          /* wait(2) status; a fatal signal's number while exiting */
+	char name[16];
+};
+
+/* 0, or -ESRCH. Accepts a thread id. */
+int proc_stat(pid_t pid, struct proc_stat *ret_stat);
+
+/* The thread group of a thread: 0 when it can't be told. */
+pid_t proc_tgid(pid_t tid);
+
+/* Is this thread exiting because of a fatal signal? If so and ret_signal, which. */
+bool proc_killed(pid_t tid, int *ret_signal);
+
+/*
+ * Is SIGKILL pending for the thread? The kernel puts it there for every fatal signal, so this tells a
+ * signal that ends the caller from one that only interrupts it (fs/fuse/dev.c sends INTERRUPT for both).
+ */
+bool proc_dying(pid_t tid);
+
+/* Does the process hold a descriptor of the file with this inode number? 1, 0, or -errno when it can't be told. */
+int proc_holds(pid_t pid, uint64_t ino);
+
+/*
+ * Calls each for the children of the process; stops and returns what each returns when that is not 0.
+ * A kernel without CONFIG_PROC_CHILDREN lists none.
+ */
+int proc_children(pid_t pid, int (*each)(pid_t child, void *arg), void *arg);
+
+#endif

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT */
+#include "reply.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "fs.h"
+#include "housekeeping.h"
+#include "proc.h"
+
+/* How often a caller that was interrupted is looked at: a second, fatal signal sends no INTERRUPT. */
+#define DYING_CHECK_MS 100
+
+struct parked {
+	ticket_t ticket;
+	fuse_req_t req;
+	pid_t tid;
+	int64_t deadline_ms;
+	enum interrupt interrupt;
+	bool interrupted;
+	void (*abandoned)(struct fs *fs, void *arg);
+	void *arg;
+	UT_hash_handle hh;
+};
+
+static struct parked *remove_locked(struct fs *fs, struct parked *parked)
+{
+	if (parked)
+		HASH_DEL(fs->parked, parked);
+	return parked;
+}
+
+static struct parked *remove_ticket(struct fs *fs, ticket_t ticket)
+{
+	struct parked *parked;
+	pthread_mutex_lock(&fs->parked_lock);
+	HASH_FIND(hh, fs->parked, &ticket, sizeof(ticket), parked);
+	parked = remove_locked(fs, parked);
+	pthread_mutex_unlock(&fs->parked_lock);
+	return parked;
+}
+
+/* Answers what has been removed, on behalf of nobody: the deadline or an interrupt. */
+static void abandon(struct fs *fs, struct parked *parked, int error)
+{
+	fuse_reply_err(parked->req, error);
+	if (parked->abandoned)
+		parked->abandoned(fs, parked->arg);
+	free(parked);
+}
+
+/*
+ * libfuse holds a lock of the request's and a reference to it, so its address names it here. Answering from
+ * inside is allowed: fuse_reply_* takes the session's lock only.
+ */
+static void interrupted(fuse_req_t req, void *data)
+{
+	struct fs *fs = data;
+	struct parked *parked, *found = NULL;
+	pid_t tid = fuse_req_ctx(req)->pid;
+	bool dying = proc_dying(tid);
+
+	pthread_mutex_lock(&fs->parked_lock);
+	for (parked = fs->parked; parked && !found; parked = parked->hh.next) {
+		if (parked->req == req)
+			found = parked;
+	}
+	if (found && !dying && found->interrupt != INTERRUPT_ANY_SIGNAL) {
+		found->interrupted = true;
+		found = NULL;
+	}
+	remove_locked(fs, found);
+	pthread_mutex_unlock(&fs->parked_lock);
+
+	if (found)
+		abandon(fs, found, EINTR);
+	else
+		housekeeping_wake(fs, mqfs_clock_monotonic_ms() + DYING_CHECK_MS);
+}
+
+ticket_t park(struct fs *fs, fuse_req_t req, int64_t deadline_ms, enum interrupt interrupt,
+              void (*abandoned)(struct fs *fs, void *arg), void *arg)
+{
+	struct parked *parked = malloc(sizeof(*parked));
+	if (!parked) {
+		fuse_reply_err(req, ENOMEM);
+		return 0;
+	}
+	*parked = (struct parked){
+		.req = req,
+		.tid = fuse_req_ctx(req)->pid,
+		.deadline_ms = deadline_ms,
+		.interrupt = interrupt,
+		.abandoned = abandoned,
+		.arg = arg,
+	};
+	pthread_mutex_lock(&fs->parked_lock);
+	ticket_t ticket = parked->ticket = ++fs->last_ticket;
+	HASH_ADD(hh, fs->parked, ticket, sizeof(parked->ticket), parked);
+	pthread_mutex_unlock(&fs->parked_lock);
+
+	/* Runs interrupted() at once when the signal came first; the request may be answered after this line. */
+	fuse_req_interrupt_func(req, interrupted, fs);
+	if (deadline_ms != MQFS_NEVER)
+		housekeeping_wake(fs, deadline_ms);
+	return ticket;
+}
+
+fuse_req_t unpark(struct fs *fs, ticket_t ticket)
+{
+	struct parked *parked = remove_ticket(fs, ticket);
+	fuse_req_t req = parked ? parked->req : NULL;
+	free(parked);
+	return req;
+}
+
+void unpark_error(struct fs *fs, ticket_t ticket, int error)
+{
+	fuse_req_t req = unpark(fs, ticket);
+	if (req)
+		fuse_reply_err(req, error);
+}
+
+/* Takes one request out that is due, with its error; adjusts *next for those that aren't. */
+static struct parked *take_due(struct fs *fs, int64_t now_ms, int64_t *next, int *ret_error)
+{
+	struct parked *parked, *following, *due = NULL;
+	pthread_mutex_lock(&fs->parked_lock);
+	HASH_ITER(hh, fs->parked, parked, following)
+	{
+		bool expired = parked->deadline_ms <= now_ms;
+		if (expired || (parked->interrupted && proc_dying(parked->tid))) {
+			*ret_error = expired ? ETIMEDOUT : EINTR;
+			due = remove_locked(fs, parked);
+			break;
+		}
+		int64_t again = parked->interrupted ? now_ms + DYING_CHECK_MS : MQFS_NEVER;
+		*next = again < *next ? again : *next;
+		*next = parked->deadline_ms < *next ? parked->deadline_ms : *next;
+	}
+	pthread_mutex_unlock(&fs->parked_lock);
+	return due;
+}
+
+int64_t parked_tick(struct fs *fs, int64_t now_ms)
+{
+	struct parked *due;
+	int64_t next;
+	int error;
+	do {
+		next = MQFS_NEVER;
+		due = take_due(fs, now_ms, &next, &error);
+		if (due)
+			abandon(fs, due, error);
+	} while (due);
+	return next;
+}
+
+void parked_end(struct fs *fs, int error)
+{
+	struct parked *parked;
+	for (;;) {
+		pthread_mutex_lock(&fs->parked_lock);
+		parked = remove_locked(fs, fs->parked);
+		pthread_mutex_unlock(&fs->parked_lock);
+		if (!parked)
+			return;
+		fuse_reply_err(parked->req, error);
+		free(parked);
+	}
+}
+
+static void fill_entry(struct fs *fs, struct node *node, struct fuse_entry_param *entry)
+{
+	*entry = (struct fuse_entry_param){
+		.ino = node_ino(fs, node),
+		.entry_timeout = node->ops->entry_timeout,
+		.attr_timeout = S_ISDIR(node->ops->mode) ? 1.0 : node->ops->entry_timeout,
+	};
+	fs_lock(fs);
+	node_attr(fs, node, &entry->attr);
+	fs_unlock(fs);
+}
+
+static void forget_unsent(struct fs *fs, struct node *node, int result)
+{
+	if (result == 0)
+		return;
+	fs_lock(fs);
+	tree_forget(fs, node, 1);
+	fs_unlock(fs);
+}
+
+void reply_entry(struct fs *fs, fuse_req_t req, struct node *node)
+{
+	struct fuse_entry_param entry;
+	fill_entry(fs, node, &entry);
+	forget_unsent(fs, node, fuse_reply_entry(req, &entry));
+}
+
+void reply_create(struct fs *fs, fuse_req_t req, struct node *node, struct fuse_file_info *fi)
+{
+	struct fuse_entry_param entry;
+	fill_entry(fs, node, &entry);
+	/* An unsent CREATE is not followed by RELEASE (fuse_lowlevel.h, fuse_reply_create). */
+	int result = fuse_reply_create(req, &entry, fi);
+	if (result != 0 && node->ops->release)
+		node->ops->release(fs, node, fi);
+	forget_unsent(fs, node, result);
+}
+
+void reply_slice(fuse_req_t req, const void *data, size_t bytes, size_t size, off_t offset)
+{
+	size_t start = offset < 0 || (size_t)offset > bytes ? bytes : (size_t)offset;
+	size_t rest = bytes - start;
+	fuse_reply_buf(req, (const char *)data + start, rest < size ? rest : size);
+}
