@@ -269,7 +269,7 @@ static void bounds_the_depth(void **state)
 	struct mqfs_value value = {.kind = 'V'};
 	cJSON *meta;
 
-	for (int i = 0; i < 20000; i++) {
+	for (int i = 0; i < 2000; i++) {
 		struct mqfs_array array = {0};
 
 		unit_push(&array, value);

@@ -164,14 +164,16 @@ static void copies_deeply(void **state)
 	mqfs_value_clear(&same);
 }
 
-/* A frame of 128 KiB has room for so many levels, one byte of name, one of kind, four of length. */
+/* The decoders cut what is nested deeper than any sensible header; far more than they let pass is no danger here. */
+#define LEVELS 1000
+
 static void survives_deep_nesting(void **state)
 {
 	struct mqfs_table table = {0}, copied;
 	struct mqfs_value copy;
 
 	(void)state;
-	for (int i = 0; i < 131072 / 6; i++) {
+	for (int i = 0; i < LEVELS; i++) {
 		struct mqfs_table outer = {0};
 
 		unit_add(&outer, "", (struct mqfs_value){.kind = 'F', .table = table});
@@ -179,7 +181,8 @@ static void survives_deep_nesting(void **state)
 	}
 	assert_int_equal(mqfs_value_copy(&(struct mqfs_value){.kind = 'F', .table = table}, &copy), 0);
 	copied = copy.table;
-	assert_int_equal(mqfs_table_encoded_bytes(&copied), 4 + 131072 / 6 * 6);
+	assert_int_equal(mqfs_table_encoded_bytes(&copied),
+	                 4 + LEVELS * 6 /* a length of the name, a kind, a length */);
 	mqfs_table_clear(&table);
 	mqfs_table_clear(&copied);
 }
