@@ -157,6 +157,16 @@ struct mqfs_delivery *mqfs_consumer_find(struct mqfs_consumer *consumer, const c
 	return found;
 }
 
+enum mqfs_delivery_state mqfs_consumer_state(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery)
+{
+	enum mqfs_delivery_state state;
+
+	consumer_enter(consumer);
+	state = delivery->state;
+	consumer_leave(consumer);
+	return state;
+}
+
 void mqfs_consumer_with(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery,
                         void (*fn)(struct mqfs_delivery *delivery, void *arg), void *arg)
 {
