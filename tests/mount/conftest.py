@@ -6,6 +6,7 @@ import itertools
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -27,6 +28,14 @@ COUNTER = itertools.count(1)
 def pytest_sessionstart(session):
     if not session.config.option.collectonly and not os.access(daemon_path(), os.X_OK):
         pytest.exit(f"no daemon at {daemon_path()}: build it, or set MQFS_BIN", returncode=2)
+
+
+def pytest_configure():
+    """SIGTERM unwinds like Ctrl-C, through the fixtures: no broker and no mount stays behind."""
+    def leave(_number, _frame):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 def pytest_generate_tests(metafunc):
