@@ -86,13 +86,31 @@ static void look(struct fs *fs, fuse_req_t req, struct node *dir, const char *na
 		looked(looking, 0, NULL);
 }
 
+/*
+ * `mv claimed/X retry/` asks first whether retry/X exists. What is elsewhere is not there, and to find that out by a look would
+ * hold up every message that waits in retry/ whenever one fails.
+ */
+static bool is_elsewhere(const struct node *dir, const char *name)
+{
+	struct mqfs_look *other = is_dead(dir) ? dir->queue->retry : dir->queue->dead;
+	struct mqfs_delivery *delivery = mqfs_consumer_find(dir->queue->consumer, name, NULL);
+	if (!delivery)
+		delivery = mqfs_look_find(other, name);
+	mqfs_delivery_unref(delivery);
+	return delivery;
+}
+
 static void failed_lookup(struct fs *fs, fuse_req_t req, struct node *dir, const char *name)
 {
-	look(fs, req, dir, name, NULL);
+	if (is_elsewhere(dir, name))
+		fuse_reply_err(req, ENOENT);
+	else
+		look(fs, req, dir, name, NULL);
 }
 
 static void failed_opendir(struct fs *fs, fuse_req_t req, struct node *dir, struct fuse_file_info *fi)
 {
+	mqfs_look_expire(look_of(dir));
 	look(fs, req, dir, NULL, fi);
 }
 

@@ -173,6 +173,13 @@ static bool await_browse(struct mqfs_look *look, mqfs_done_fn *done, void *arg, 
 	return true;
 }
 
+void mqfs_look_expire(struct mqfs_look *look)
+{
+	look_enter(look);
+	look->browsed_ms = 0;
+	look_leave(look);
+}
+
 int mqfs_look_refresh(struct mqfs_look *look, mqfs_done_fn *done, void *arg)
 {
 	int64_t now_ms = mqfs_clock_monotonic_ms();

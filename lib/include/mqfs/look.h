@@ -32,6 +32,9 @@ void mqfs_look_configure(struct mqfs_look *look, const struct mqfs_settings *set
  */
 int mqfs_look_refresh(struct mqfs_look *look, mqfs_done_fn *done, void *arg);
 
+/* The next refresh browses, however fresh the listing is (unless what was held has just been put back). */
+void mqfs_look_expire(struct mqfs_look *look);
+
 /* each runs under the look's lock and must not call it. In order of name. */
 void mqfs_look_list(struct mqfs_look *look, void (*each)(struct mqfs_delivery *delivery, void *arg), void *arg);
 /* A reference, or NULL. Counts as an access. */
