@@ -74,24 +74,29 @@ static const void *text_of(const struct claim_handle *handle, size_t *ret_bytes)
 	return handle->next ? (const void *)body->data : handle->line;
 }
 
-/* Answers a READ from what the handle has. The delivery is constant from here on. */
+/*
+ * Answers a READ from what the handle has. The delivery is constant from here on. The reader may read on or close as
+ * soon as the answer is out, so that what it has been told is noted before.
+ */
 static void serve(struct claim_handle *handle, fuse_req_t req, size_t size)
 {
 	struct fs *fs = handle->fs;
 	size_t bytes, start;
 	const char *text = text_of(handle, &bytes);
 	fs_lock(fs);
+	bool told_before = handle->told_end;
 	start = handle->position;
-	fs_unlock(fs);
 	size_t part = bytes - start < size ? bytes - start : size;
-	int result = fuse_reply_buf(req, part ? text + start : NULL, part);
-
-	/* ENOENT: the reader went away before it got this. */
-	fs_lock(fs);
-	if (result == 0 && part == 0)
+	handle->position = start + part;
+	if (part == 0 && size > 0)
 		handle->told_end = true;
-	else if (result == 0)
-		handle->position = start + part;
+	fs_unlock(fs);
+
+	if (fuse_reply_buf(req, part ? text + start : NULL, part) == 0)
+		return;
+	fs_lock(fs); /* the reader went away before it got this */
+	handle->position = start;
+	handle->told_end = told_before;
 	fs_unlock(fs);
 }
 
