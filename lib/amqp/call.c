@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <string.h>
 
 #include <mqfs/clock.h>
 #define LOG_TOPIC "amqp.call"
@@ -133,11 +134,24 @@ static amqp_channel_t free_channel(const struct connection *connection)
 	return 0;
 }
 
+/* Frames of a closed channel that were read while a call waited are still to be dispatched, and must not be
+ * taken for its successor's. */
+static void reuse_channels(struct connection *connection)
+{
+	if (amqp_frames_enqueued(connection->state))
+		return;
+	for (size_t i = 0; i < sizeof(connection->channels); i++)
+		connection->channels[i] &= (uint8_t)~connection->retired[i];
+	memset(connection->retired, 0, sizeof(connection->retired));
+}
+
 int connection_channel_open(struct connection *connection, amqp_channel_t *ret_channel)
 {
-	amqp_channel_t channel = free_channel(connection);
+	amqp_channel_t channel;
 	int r;
 
+	reuse_channels(connection);
+	channel = free_channel(connection);
 	if (channel == 0)
 		return -EMFILE;
 	set_bit(connection->channels, channel);
@@ -150,8 +164,6 @@ int connection_channel_open(struct connection *connection, amqp_channel_t *ret_c
 	return 0;
 }
 
-/* Frames of the channel that were read while a call waited are still to be dispatched, and must not be
- * taken for its successor's: the number is free again when all of them have been (read_frames). */
 void connection_channel_gone(struct connection *connection, amqp_channel_t channel)
 {
 	frames_forget(&connection->frames, channel);

@@ -300,11 +300,6 @@ static void read_frames(struct connection *connection)
 		amqp_maybe_release_buffers_on_channel(connection->state, frame.channel);
 	} while (!connection->failed &&
 	         (amqp_frames_enqueued(connection->state) || amqp_data_in_buffer(connection->state)));
-	/* Nothing of a closed channel is on its way any more. */
-	for (size_t i = 0; i < sizeof(connection->channels); i++) {
-		connection->channels[i] &= (uint8_t)~connection->retired[i];
-		connection->retired[i] = 0;
-	}
 }
 
 static int poll_timeout(int64_t until_ms)
@@ -468,16 +463,18 @@ void connection_join(struct connection *connection)
 	pthread_join(connection->thread, NULL);
 }
 
+bool connection_drain(struct connection *connection)
+{
+	struct job *left = connection->refused;
+
+	connection->refused = NULL;
+	fail_jobs(left, -ESHUTDOWN, "shutting down");
+	return left != NULL;
+}
+
 void connection_deinit(struct connection *connection)
 {
-	struct job *left;
-
-	/* A completion may hand in another one. */
-	while ((left = connection->refused)) {
-		connection->refused = NULL;
-		fail_jobs(left, -ESHUTDOWN, "shutting down");
-	}
-	assert(!connection->jobs && !connection->state);
+	assert(!connection->jobs && !connection->refused && !connection->state);
 	close(connection->wake_fd);
 	pthread_cond_destroy(&connection->answered);
 	pthread_mutex_destroy(&connection->lock);

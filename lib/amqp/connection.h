@@ -127,7 +127,10 @@ int connection_init(struct connection *connection, const struct connection_role 
 int connection_start(struct connection *connection); /* 0, or a negative errno */
 void connection_stop(struct connection *connection); /* asks; returns at once */
 void connection_join(struct connection *connection);
-void connection_deinit(struct connection *connection); /* fails the jobs that are left */
+/* When it and the watchdog have ended: fails the jobs that came since. true: there were some, so that there may be
+ * more. */
+bool connection_drain(struct connection *connection);
+void connection_deinit(struct connection *connection);
 
 void connection_submit(struct connection *connection, struct job *job);
 void connection_status(struct connection *connection, struct connection_status *ret_status);

@@ -15,8 +15,8 @@
  * the one who asked for it. (Its own message calls can't do this: they stop for ever at the first frame that they
  * don't expect, and never answer a channel.close.) Replies to synchronous calls don't come by here.
  *
- * All of it belongs to the connection's owner thread. An event function may send, but must not make a
- * synchronous call: it notes down what is to be done.
+ * All of it belongs to the connection's owner thread. An event function may make calls: what
+ * comes meanwhile waits in line.
  */
 
 enum frame_content_kind { FRAME_DELIVER, FRAME_GET, FRAME_RETURN };

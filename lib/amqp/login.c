@@ -193,7 +193,6 @@ static void learn_about_broker(struct connection *connection)
 	connection->version = (int)(major * 10000 + (minor < 100 ? minor : 99) * 100 + (patch < 100 ? patch : 99));
 	pthread_mutex_lock(&connection->lock);
 	snprintf(connection->status.product, sizeof(connection->status.product), "%s %s", product, version);
-	url_describe(connection->url, connection->host, connection->status.peer, sizeof(connection->status.peer));
 	pthread_mutex_unlock(&connection->lock);
 }
 
@@ -202,6 +201,9 @@ int connection_login(struct connection *connection)
 	struct timeval timeout = to_timeval(CALL_MS);
 	int r;
 
+	pthread_mutex_lock(&connection->lock);
+	url_describe(connection->url, connection->host, connection->status.peer, sizeof(connection->status.peer));
+	pthread_mutex_unlock(&connection->lock);
 	connection->state = amqp_new_connection();
 	if (!connection->state) {
 		connection_fail(connection, "out of memory");

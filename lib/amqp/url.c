@@ -144,7 +144,9 @@ static int parse_vhost(struct url *url, const char *begin, const char *end, cons
 	*ret_error = "the virtual host has a bad %XX, or a '/', which is written %2F";
 	if (find(begin, end, '/') != end)
 		return -EINVAL;
-	r = begin == end ? unescape("/", "/" + 1, &url->vhost) : unescape(begin, end, &url->vhost);
+	if (begin == end)
+		end = (begin = "%2F") + 3;
+	r = unescape(begin, end, &url->vhost);
 	if (r == 0 && strlen(url->vhost) > VHOST_BYTES_MAX) {
 		*ret_error = "the virtual host is longer than 255 bytes";
 		r = -EINVAL;
@@ -169,6 +171,7 @@ static int parse_scheme(struct url *url, const char **text)
 
 static int parse(struct url *url, const char *text, const char **ret_error)
 {
+	static const char guest[] = "guest:guest";
 	const char *end = text + strlen(text), *slash, *at;
 	int r;
 
@@ -183,7 +186,7 @@ static int parse(struct url *url, const char *text, const char **ret_error)
 	if (at < slash)
 		r = parse_credentials(url, text, at, ret_error);
 	else
-		r = parse_credentials(url, "guest:guest", "guest:guest" + strlen("guest:guest"), ret_error);
+		r = parse_credentials(url, guest, &guest[strlen(guest)], ret_error);
 	if (r < 0)
 		return r;
 	r = parse_hosts(url, at < slash ? at + 1 : text, slash, ret_error);

@@ -1,0 +1,464 @@
+/* SPDX-License-Identifier: MIT */
+#include "looking.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uthash.h>
+#include <utlist.h>
+
+#include <mqfs/clock.h>
+#include <mqfs/name.h>
+#define LOG_TOPIC "amqp.looking"
+#include <mqfs/log.h>
+
+#include "publisher.h"
+#include "topology.h"
+
+/*
+ * A browse asks topology which queues of the place hold anything (a basic.get from one that isn't there costs
+ * the channel), then gets from one after the other, several gets on their way at a time. What it got is
+ * held in the shelf's channel: there is a shelf for each queue and place, so that a channel that the
+ * broker closes takes no other's messages along. It is closed when nothing is held any more.
+ *
+ * A look puts back by nack. That is harmless: Q.dead is a classic queue, and the delay levels have no
+ * delivery limit.
+ */
+
+/* Few enough that a settlement doesn't wait long behind them. */
+#define GETS_AT_A_TIME 32
+#define LEVELS_MAX 32
+#define SHELF_KEY_BYTES (MQFS_NAME_MAX + 3)
+
+struct shelf {
+	struct holder holder;      /* first: a holder is a shelf's */
+	char key[SHELF_KEY_BYTES]; /* place and queue */
+	struct browse *browses;    /* utlist; the first is being served */
+	UT_hash_handle by_key;
+};
+
+struct browse {
+	struct job job;
+	struct browse *prev, *next;
+	struct looking *looking;
+	char *queue;
+	enum mqfs_place place;
+	size_t limit;
+	mqfs_browse_fn *done; /* NULL: answered */
+	void *arg;
+	int64_t levels[LEVELS_MAX]; /* RETRY: to get from; DEAD: one */
+	size_t levels_count;
+	size_t level;   /* the present one */
+	size_t asked;   /* gets on their way */
+	bool exhausted; /* the present one had nothing more */
+	struct mqfs_delivery **deliveries;
+	size_t count;
+};
+
+struct looking {
+	struct connection *connection;
+	struct topology *topology;
+	struct settling settling;
+	_Atomic uint64_t *generations;
+	struct shelf *shelves; /* uthash by key; the owner thread's */
+	bool connected;
+};
+
+/* ---- browses ---- */
+
+/* What it got is stale. */
+static void browse_forget(struct browse *browse)
+{
+	for (size_t i = 0; i < browse->count; i++)
+		mqfs_delivery_unref(browse->deliveries[i]);
+	browse->count = 0;
+}
+
+static struct browse *browse_free(struct browse *browse)
+{
+	browse_forget(browse);
+	free(browse->deliveries);
+	free(browse->queue);
+	free(browse);
+	return NULL;
+}
+
+/* The references pass on. */
+static void browse_answer(struct browse *browse, int result)
+{
+	mqfs_browse_fn *done = browse->done;
+	size_t count = result == 0 ? browse->count : 0;
+
+	browse->done = NULL;
+	if (!done)
+		return;
+	if (result == 0)
+		browse->count = 0;
+	done(browse->arg, result, browse->deliveries, count);
+}
+
+static void browse_fail(struct job *job, int result, const char *reason)
+{
+	struct browse *browse = (struct browse *)job;
+
+	(void)reason;
+	browse_answer(browse, result);
+	browse_free(browse);
+}
+
+static void source(const struct browse *browse, mqfs_name_t ret_name)
+{
+	if (browse->place == MQFS_PLACE_DEAD)
+		mqfs_name_dead_queue(browse->queue, ret_name);
+	else
+		mqfs_name_delay_queue(browse->queue, browse->levels[browse->level], ret_name);
+}
+
+/* ---- shelves ---- */
+
+static void shelf_key(enum mqfs_place place, const char *queue, char key[SHELF_KEY_BYTES])
+{
+	key[0] = place == MQFS_PLACE_DEAD ? 'd' : 'r';
+	key[1] = ':';
+	strncpy(key + 2, queue, SHELF_KEY_BYTES - 3);
+	key[SHELF_KEY_BYTES - 1] = '\0';
+}
+
+static struct shelf *shelf_get(struct looking *looking, enum mqfs_place place, const char *queue)
+{
+	char key[SHELF_KEY_BYTES];
+	struct shelf *shelf;
+
+	shelf_key(place, queue, key);
+	HASH_FIND(by_key, looking->shelves, key, strlen(key), shelf);
+	if (shelf)
+		return shelf;
+	shelf = calloc(1, sizeof(*shelf));
+	if (!shelf)
+		return NULL;
+	memcpy(shelf->key, key, sizeof(key));
+	HASH_ADD(by_key, looking->shelves, key, strlen(shelf->key), shelf);
+	return shelf;
+}
+
+/* Its channel is no more, or never was: every browse that waits for it fails. */
+static void shelf_fail(struct looking *looking, struct shelf *shelf, int result)
+{
+	struct browse *browse;
+
+	holder_close(&looking->settling, &shelf->holder);
+	while ((browse = shelf->browses)) {
+		DL_DELETE(shelf->browses, browse);
+		browse_forget(browse);
+		browse_answer(browse, result);
+		browse_free(browse);
+	}
+	HASH_DELETE(by_key, looking->shelves, shelf);
+	free(shelf);
+}
+
+static int shelf_open(struct looking *looking, struct shelf *shelf)
+{
+	amqp_channel_t channel;
+	int r;
+
+	if (shelf->holder.channel)
+		return 0;
+	r = connection_channel_open(looking->connection, &channel);
+	if (r == 0)
+		holder_open(&looking->settling, &shelf->holder, channel, atomic_fetch_add(looking->generations, 1) + 1);
+	return r;
+}
+
+static void send_get(struct looking *looking, struct shelf *shelf, struct browse *browse)
+{
+	struct connection *connection = looking->connection;
+	amqp_basic_get_t get = {0};
+	mqfs_name_t name;
+
+	source(browse, name);
+	get.queue = amqp_cstring_bytes(name);
+	browse->asked++;
+	connection_arm_call(connection);
+	connection_sent(connection,
+	                amqp_send_method(connection->state, shelf->holder.channel, AMQP_BASIC_GET_METHOD, &get));
+}
+
+/* Goes on with the first browse as far as it can. true: it is through. */
+static bool browse_continue(struct looking *looking, struct shelf *shelf, struct browse *browse)
+{
+	if (browse->exhausted && browse->asked == 0) {
+		browse->exhausted = false;
+		browse->level++;
+	}
+	if (!browse->done || browse->level == browse->levels_count || browse->count == browse->limit)
+		return browse->asked == 0;
+	while (!browse->exhausted && browse->asked < GETS_AT_A_TIME && browse->count + browse->asked < browse->limit)
+		send_get(looking, shelf, browse);
+	return false;
+}
+
+static void shelf_continue(struct looking *looking, struct shelf *shelf)
+{
+	struct browse *browse;
+
+	while ((browse = shelf->browses) && !looking->connection->failed) {
+		if (!browse_continue(looking, shelf, browse))
+			return;
+		DL_DELETE(shelf->browses, browse);
+		browse_answer(browse, 0);
+		browse_free(browse);
+	}
+}
+
+static void browse_run(struct job *job, void *role)
+{
+	struct browse *browse = (struct browse *)job;
+	struct looking *looking = role;
+	struct shelf *shelf = shelf_get(looking, browse->place, browse->queue);
+
+	if (!shelf) {
+		browse_fail(job, -ENOMEM, NULL);
+		return;
+	}
+	DL_APPEND(shelf->browses, browse);
+	if (shelf_open(looking, shelf) < 0) {
+		shelf_fail(looking, shelf, -ETIMEDOUT);
+		return;
+	}
+	shelf_continue(looking, shelf);
+}
+
+/* ---- what the broker says ---- */
+
+static struct mqfs_delivery *new_delivery(const struct shelf *shelf, const struct browse *browse,
+                                          struct frame_content *content)
+{
+	struct mqfs_delivery *delivery = mqfs_delivery_new(content->message, browse->queue);
+
+	if (!delivery)
+		return NULL;
+	content->message = NULL;
+	delivery->exchange = content->exchange;
+	delivery->routing_key = content->routing_key;
+	content->exchange = content->routing_key = NULL;
+	delivery->place = browse->place;
+	delivery->redelivered = content->redelivered;
+	delivery->delivery_count = mqfs_headers_integer(&delivery->message->headers, "x-delivery-count", -1);
+	delivery->delivered_ms = mqfs_clock_monotonic_ms();
+	if (browse->place == MQFS_PLACE_RETRY)
+		delivery->next_at_us = mqfs_headers_integer(&delivery->message->headers, "mqfs-next-at", 0);
+	delivery->generation = shelf->holder.generation;
+	delivery->channel = content->channel;
+	delivery->tag = content->tag;
+	return delivery;
+}
+
+/* 0, or negative when it can't be kept. */
+static int browse_take(struct shelf *shelf, struct browse *browse, struct frame_content *content)
+{
+	struct mqfs_delivery *delivery;
+
+	if (!browse->done || browse->count == browse->limit)
+		return -ETIMEDOUT;
+	if (!browse->deliveries)
+		browse->deliveries = calloc(browse->limit, sizeof(*browse->deliveries));
+	if (!browse->deliveries)
+		return -ENOMEM;
+	delivery = new_delivery(shelf, browse, content);
+	if (!delivery)
+		return -ENOMEM;
+	if (holder_hold(&shelf->holder, content->tag, NULL) < 0) {
+		mqfs_delivery_unref(delivery);
+		return -ENOMEM;
+	}
+	browse->deliveries[browse->count++] = delivery;
+	return 0;
+}
+
+static void on_got(void *arg, struct frame_content *content)
+{
+	struct looking *looking = arg;
+	struct shelf *shelf = (struct shelf *)holder_find(&looking->settling, content->channel);
+
+	if (!shelf || !shelf->browses || shelf->browses->asked == 0)
+		return;
+	shelf->browses->asked--;
+	if (browse_take(shelf, shelf->browses, content) < 0)
+		holder_decline(&looking->settling, content->channel, content->tag);
+	shelf_continue(looking, shelf);
+}
+
+static void on_empty(void *arg, amqp_channel_t channel)
+{
+	struct looking *looking = arg;
+	struct shelf *shelf = (struct shelf *)holder_find(&looking->settling, channel);
+
+	if (!shelf || !shelf->browses || shelf->browses->asked == 0)
+		return;
+	shelf->browses->asked--;
+	shelf->browses->exhausted = true;
+	shelf_continue(looking, shelf);
+}
+
+static void on_channel_closed(void *arg, amqp_channel_t channel, int code, const char *text)
+{
+	struct looking *looking = arg;
+	struct shelf *shelf = (struct shelf *)holder_find(&looking->settling, channel);
+
+	(void)text;
+	connection_channel_gone(looking->connection, channel);
+	/* A queue that has just been deleted holds nothing. */
+	if (shelf)
+		shelf_fail(looking, shelf, code == AMQP_NOT_FOUND ? 0 : connection_errno(code));
+}
+
+static void on_released(struct holder *holder, void *owner)
+{
+	(void)holder;
+	(void)owner;
+}
+
+/* ---- the role ---- */
+
+static int looking_opened(void *arg)
+{
+	struct looking *looking = arg;
+
+	looking->connected = true;
+	return 0;
+}
+
+static void looking_lost(void *arg, int result, const char *reason)
+{
+	struct looking *looking = arg;
+	struct shelf *shelf, *tmp;
+
+	(void)reason;
+	looking->connected = false;
+	HASH_ITER(by_key, looking->shelves, shelf, tmp)
+	shelf_fail(looking, shelf, result);
+}
+
+/* Answers what is late with what it has got so far. Its gets that are on their way are put back as they come. */
+static void shelf_expire(struct shelf *shelf, int64_t now_ms, int64_t *due_ms)
+{
+	struct browse *browse;
+
+	DL_FOREACH(shelf->browses, browse)
+	{
+		if (!browse->done)
+			continue;
+		if (browse->job.deadline_ms <= now_ms)
+			browse_answer(browse, browse->count > 0 ? 0 : -ETIMEDOUT);
+		else if (browse->job.deadline_ms < *due_ms)
+			*due_ms = browse->job.deadline_ms;
+	}
+}
+
+static int64_t looking_work(void *arg, int64_t now_ms)
+{
+	struct looking *looking = arg;
+	struct shelf *shelf, *tmp;
+	int64_t due_ms = MQFS_NEVER;
+
+	HASH_ITER(by_key, looking->shelves, shelf, tmp)
+	{
+		amqp_channel_t channel = shelf->holder.channel;
+
+		shelf_expire(shelf, now_ms, &due_ms);
+		if (shelf->browses || shelf->holder.held)
+			continue;
+		shelf_fail(looking, shelf, 0);
+		connection_channel_close(looking->connection, channel);
+	}
+	return due_ms;
+}
+
+static const struct frame_events looking_events = {
+    .content = on_got,
+    .empty = on_empty,
+    .channel_closed = on_channel_closed,
+};
+
+const struct connection_role looking_role = {
+    .name = "look",
+    .lazy = true,
+    .events = &looking_events,
+    .opened = looking_opened,
+    .lost = looking_lost,
+    .work = looking_work,
+};
+
+struct looking *looking_new(struct connection *connection, struct publisher *publisher, struct topology *topology,
+                            _Atomic uint64_t *generations)
+{
+	struct looking *looking = calloc(1, sizeof(*looking));
+
+	if (!looking)
+		return NULL;
+	looking->connection = connection;
+	looking->topology = topology;
+	looking->generations = generations;
+	looking->settling = (struct settling){
+	    .connection = connection, .publisher = publisher, .topology = topology, .released = on_released};
+	return looking;
+}
+
+struct looking *looking_free(struct looking *looking)
+{
+	if (!looking)
+		return NULL;
+	assert(!looking->shelves);
+	free(looking);
+	return NULL;
+}
+
+struct settling *looking_settling(struct looking *looking)
+{
+	return &looking->settling;
+}
+
+/* ---- any thread ---- */
+
+/* On topology's thread. */
+static void levels_found(void *arg, int result, const int64_t *levels_ms, size_t count)
+{
+	struct browse *browse = arg;
+
+	if (result < 0 || count == 0) {
+		browse_fail(&browse->job, result == -ENOENT ? 0 : result, NULL);
+		return;
+	}
+	assert(count <= LEVELS_MAX);
+	memcpy(browse->levels, levels_ms, count * sizeof(*levels_ms));
+	browse->levels_count = count;
+	connection_submit(browse->looking->connection, &browse->job);
+}
+
+int looking_browse(struct looking *looking, const char *queue, enum mqfs_place place, size_t limit, int64_t deadline_ms,
+                   mqfs_browse_fn *done, void *arg)
+{
+	struct browse *browse = calloc(1, sizeof(*browse));
+
+	if (!browse)
+		return -ENOMEM;
+	*browse = (struct browse){
+	    .job = {.run = browse_run,
+	            .fail = browse_fail,
+	            .deadline_ms = deadline_ms,
+	            .late_result = -EHOSTDOWN,
+	            .away_result = -EHOSTDOWN},
+	    .looking = looking,
+	    .queue = strdup(queue),
+	    .place = place,
+	    .limit = limit,
+	    .done = done,
+	    .arg = arg,
+	};
+	if (browse->queue && topology_levels(looking->topology, queue, place, deadline_ms, levels_found, browse) == 0)
+		return 0;
+	browse_free(browse);
+	return -ENOMEM;
+}

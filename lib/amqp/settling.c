@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: MIT */
+#include "settling.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <mqfs/clock.h>
+#include <mqfs/failure.h>
+#include <mqfs/retry.h>
+#define LOG_TOPIC "amqp.settling"
+#include <mqfs/log.h>
+
+#include "publisher.h"
+#include "topology.h"
+
+/*
+ * Ack and nack are sent, and that is all: the broker does not answer them. A move takes three steps on two
+ * connections, each on its owner's thread: is the original still held; publish the copy and wait for its
+ * confirm; ack the original. Should the original's channel go in between, there are two, with one message-id.
+ *
+ * Giving back by nack counts as a delivery where the broker counts (quorum queues), and may cost the message in the
+ * end. There a copy is published instead, which has a count of its own.
+ */
+
+/* A stuck send ends the connection no sooner than this; and an ack that follows a confirmed copy has at least
+ * this long. */
+#define SEND_GRACE_MS 100
+#define ACK_GRACE_MS 2000
+
+struct settlement {
+	struct job job;
+	struct settling *settling;
+	char *queue; /* of the copy; for a release the delivery's own */
+	enum mqfs_verb verb;
+	enum mqfs_place place;
+	int64_t level_ms;
+	struct mqfs_message *copy; /* to be published, or NULL */
+	bool counted;              /* this very delivery came with a count */
+	enum mqfs_place from;
+	/* Which delivery. Copied, since the consumer may replace them when a lost claim comes back. */
+	uint64_t generation;
+	uint64_t tag;
+	amqp_channel_t channel;
+	struct mqfs_delivery *delivery; /* a reference */
+	mqfs_done_fn *done;
+	void *arg;
+};
+
+/* ---- holders ---- */
+
+void holder_open(struct settling *settling, struct holder *holder, amqp_channel_t channel, uint64_t generation)
+{
+	assert(!holder->channel && !holder->held);
+	holder->channel = channel;
+	holder->generation = generation;
+	HASH_ADD(hh, settling->holders, channel, sizeof(holder->channel), holder);
+}
+
+void holder_close(struct settling *settling, struct holder *holder)
+{
+	struct held *held, *tmp;
+
+	if (!holder->channel)
+		return;
+	HASH_DEL(settling->holders, holder);
+	holder->channel = 0;
+	HASH_ITER(hh, holder->held, held, tmp)
+	{
+		HASH_DEL(holder->held, held);
+		free(held);
+	}
+}
+
+struct holder *holder_find(struct settling *settling, amqp_channel_t channel)
+{
+	struct holder *holder;
+
+	HASH_FIND(hh, settling->holders, &channel, sizeof(channel), holder);
+	return holder;
+}
+
+int holder_hold(struct holder *holder, uint64_t tag, void *owner)
+{
+	struct held *held = malloc(sizeof(*held));
+
+	if (!held)
+		return -ENOMEM;
+	*held = (struct held){.tag = tag, .owner = owner};
+	HASH_ADD(hh, holder->held, tag, sizeof(held->tag), held);
+	return 0;
+}
+
+static void release(struct settling *settling, struct holder *holder, struct held *held)
+{
+	void *owner = held->owner;
+
+	HASH_DEL(holder->held, held);
+	free(held);
+	settling->released(holder, owner);
+}
+
+static void arm_send(struct connection *connection, int64_t deadline_ms)
+{
+	int64_t soonest_ms = mqfs_clock_monotonic_ms() + SEND_GRACE_MS;
+
+	connection_arm(connection, deadline_ms > soonest_ms ? deadline_ms : soonest_ms);
+}
+
+void holder_decline(struct settling *settling, amqp_channel_t channel, uint64_t tag)
+{
+	struct connection *connection = settling->connection;
+
+	connection_arm_call(connection);
+	connection_sent(connection, amqp_basic_nack(connection->state, channel, tag, 0, 1));
+}
+
+/* ---- settlements ---- */
+
+static struct settlement *settlement_free(struct settlement *settlement)
+{
+	mqfs_delivery_unref(settlement->delivery);
+	mqfs_message_free(settlement->copy);
+	free(settlement->queue);
+	free(settlement);
+	return NULL;
+}
+
+static void settlement_end(struct settlement *settlement, int result, const char *reason)
+{
+	if (result == -ESTALE && !reason)
+		reason = "the connection that delivered it is gone; it is delivered again";
+	settlement->done(settlement->arg, result, reason);
+	settlement_free(settlement);
+}
+
+static void settlement_fail(struct job *job, int result, const char *reason)
+{
+	settlement_end((struct settlement *)job, result, reason);
+}
+
+static struct held *find_held(const struct settlement *settlement, struct holder **ret_holder)
+{
+	struct holder *holder = holder_find(settlement->settling, settlement->channel);
+	struct held *held;
+
+	if (!holder || holder->generation != settlement->generation)
+		return NULL;
+	HASH_FIND(hh, holder->held, &settlement->tag, sizeof(settlement->tag), held);
+	*ret_holder = holder;
+	return held;
+}
+
+/* The last step: ack or nack. */
+static void settle_original(struct settlement *settlement, bool positive)
+{
+	struct settling *settling = settlement->settling;
+	struct connection *connection = settling->connection;
+	struct holder *holder;
+	struct held *held = find_held(settlement, &holder);
+	int status;
+
+	if (!held) {
+		settlement_end(settlement, -ESTALE, NULL);
+		return;
+	}
+	arm_send(connection, settlement->job.deadline_ms);
+	if (positive)
+		status = amqp_basic_ack(connection->state, settlement->channel, settlement->tag, 0);
+	else
+		status = amqp_basic_nack(connection->state, settlement->channel, settlement->tag, 0, 1);
+	if (connection_sent(connection, status) < 0) {
+		settlement_end(settlement, -ESTALE, NULL);
+		return;
+	}
+	release(settling, holder, held);
+	settlement_end(settlement, 0, NULL);
+}
+
+static void ack_original(struct job *job, void *role)
+{
+	(void)role;
+	settle_original((struct settlement *)job, true);
+}
+
+/* The broker has the copy, or not. On the publisher's thread, or another. */
+static void copy_published(void *arg, int result, const char *reason)
+{
+	struct settlement *settlement = arg;
+	int64_t grace_ms = mqfs_clock_monotonic_ms() + ACK_GRACE_MS;
+
+	if (result < 0) {
+		settlement_end(settlement, result, reason);
+		return;
+	}
+	settlement->job.run = ack_original;
+	settlement->job.late_result = -ETIMEDOUT;
+	if (settlement->job.deadline_ms < grace_ms)
+		settlement->job.deadline_ms = grace_ms;
+	connection_submit(settlement->settling->connection, &settlement->job);
+}
+
+static void publish_copy(struct settlement *settlement)
+{
+	struct mqfs_message *copy = settlement->copy;
+
+	settlement->copy = NULL;
+	if (publisher_submit(settlement->settling->publisher, settlement->queue, settlement->place,
+	                     settlement->level_ms, copy, settlement->job.deadline_ms, copy_published, settlement) < 0)
+		settlement_end(settlement, -ENOMEM, "out of memory");
+}
+
+static void settlement_run(struct job *job, void *role)
+{
+	struct settlement *settlement = (struct settlement *)job;
+	struct holder *holder;
+	bool counts = settlement->counted || topology_counts(settlement->settling->topology, settlement->queue);
+
+	(void)role;
+	if (!find_held(settlement, &holder)) {
+		settlement_end(settlement, -ESTALE, NULL);
+		return;
+	}
+	if (settlement->verb == MQFS_VERB_RELEASE && settlement->from == MQFS_PLACE_READY && counts) {
+		settlement->copy = mqfs_copy_for_release(settlement->delivery->message);
+		if (!settlement->copy) {
+			settlement_end(settlement, -ENOMEM, "out of memory");
+			return;
+		}
+	}
+	if (settlement->copy)
+		publish_copy(settlement);
+	else
+		settle_original(settlement, settlement->verb != MQFS_VERB_RELEASE);
+}
+
+int settling_submit(struct settling *settling, struct mqfs_delivery *delivery,
+                    const struct mqfs_disposition *disposition, int64_t deadline_ms, mqfs_done_fn *done, void *arg)
+{
+	bool move = disposition->verb == MQFS_VERB_MOVE;
+	struct settlement *settlement = malloc(sizeof(*settlement));
+	char *queue = strdup(move && disposition->queue ? disposition->queue : delivery->queue);
+
+	if (!settlement || !queue) {
+		free(settlement);
+		free(queue);
+		if (move)
+			mqfs_message_free(disposition->copy);
+		return -ENOMEM;
+	}
+	*settlement = (struct settlement){
+	    .job = {.run = settlement_run,
+	            .fail = settlement_fail,
+	            .deadline_ms = deadline_ms,
+	            .late_result = -EHOSTDOWN,
+	            .away_result = -ESTALE},
+	    .settling = settling,
+	    .queue = queue,
+	    .verb = disposition->verb,
+	    .place = move ? disposition->place : MQFS_PLACE_READY,
+	    .level_ms = move ? mqfs_retry_level(disposition->delay_ms, false) : 0,
+	    .copy = move ? disposition->copy : NULL,
+	    .counted = delivery->delivery_count >= 0,
+	    .from = delivery->place,
+	    .generation = delivery->generation,
+	    .tag = delivery->tag,
+	    .channel = (amqp_channel_t)delivery->channel,
+	    .delivery = mqfs_delivery_ref(delivery),
+	    .done = done,
+	    .arg = arg,
+	};
+	connection_submit(settling->connection, &settlement->job);
+	return 0;
+}
