@@ -163,6 +163,25 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	fuse_reply_attr(req, &st, node->ops->entry_timeout);
 }
 
+/*
+ * What has no attributes of its own takes what changes nothing, and times, which mean nothing here: tar sets both on
+ * the directory it unpacks into.
+ */
+static void keep_attr(struct fs *fs, fuse_req_t req, struct node *node, const struct stat *wanted, int to_set)
+{
+	struct stat st;
+	fs_lock(fs);
+	node_attr(fs, node, &st);
+	fs_unlock(fs);
+	bool same = (!(to_set & FUSE_SET_ATTR_MODE) || (wanted->st_mode & 07777) == (st.st_mode & 07777)) &&
+	            (!(to_set & FUSE_SET_ATTR_UID) || wanted->st_uid == st.st_uid) &&
+	            (!(to_set & FUSE_SET_ATTR_GID) || wanted->st_gid == st.st_gid) && !(to_set & FUSE_SET_ATTR_SIZE);
+	if (same)
+		fuse_reply_attr(req, &st, node->ops->entry_timeout);
+	else
+		fuse_reply_err(req, EPERM);
+}
+
 static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_set, struct fuse_file_info *fi)
 {
 	(void)fi;
@@ -171,7 +190,7 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_s
 	if (node->ops->setattr)
 		node->ops->setattr(fs, req, node, st, to_set);
 	else
-		fuse_reply_err(req, EPERM);
+		keep_attr(fs, req, node, st, to_set);
 }
 
 static void op_statfs(fuse_req_t req, fuse_ino_t ino)
