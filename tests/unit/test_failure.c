@@ -147,10 +147,12 @@ static void copy_for_retry(void **state)
 
 static void copy_for_dead(void **state)
 {
-	struct mqfs_message *message = make_loaded(), *copy = mqfs_copy_for_dead(message, &attempt);
+	struct mqfs_message *message = make_loaded(), *copy;
 	const struct mqfs_value *deaths;
 
 	(void)state;
+	mqfs_headers_set_integer(&message->headers, "mqfs-next-at", NOW);
+	copy = mqfs_copy_for_dead(message, &attempt);
 	check_copy(copy, message);
 	check_parked(copy);
 	assert_int_equal(integer_of(copy, "mqfs-attempts"), 4);
@@ -302,6 +304,24 @@ static void copy_afresh_drops_what_brokers_refuse(void **state)
 		assert_null(mqfs_headers_get(&copy->headers, "mqfs-cc"));
 		assert_null(mqfs_headers_get(&copy->headers, "mqfs-bcc"));
 		mqfs_message_free(message);
+		mqfs_message_free(copy);
+	}
+}
+
+static void expirations_at_the_bounds_come_back(void **state)
+{
+	static const char *const good[] = {"0", "4294967295"};
+
+	(void)state;
+	for (size_t i = 0; i < 2; i++) {
+		struct mqfs_message *message = unit_message(""), *parked, *copy;
+
+		mqfs_message_set_string(&message->expiration, good[i]);
+		parked = mqfs_copy_for_release(message);
+		copy = mqfs_copy_afresh(parked, -1, NOW);
+		assert_string_equal(copy->expiration, good[i]);
+		mqfs_message_free(message);
+		mqfs_message_free(parked);
 		mqfs_message_free(copy);
 	}
 }
@@ -484,6 +504,9 @@ static void survives_hostile_histories(void **state)
 	assert_int_equal(history.max_attempts, 0);
 	assert_int_equal(history.last_failed_us, 0);
 	assert_null(history.error);
+	message->timestamp = (UINT64_C(1) << 58) + 1; /* times 10^6 it would wrap around to one second */
+	mqfs_history_read(message, &history);
+	assert_int_equal(history.published_us, 0);
 	copy = mqfs_copy_for_grant(message, NOW);
 	assert_int_equal(integer_of(copy, "mqfs-max-attempts"), history.attempts + 1);
 	mqfs_message_free(copy);

@@ -275,7 +275,15 @@ static void bounds_the_depth(void **state)
 		unit_push(&array, value);
 		value = (struct mqfs_value){.kind = 'A', .array = array};
 	}
-	unit_add(&delivery->message->headers, "deep", value);
+	unit_add(&delivery->message->headers, "lists", value);
+	value = (struct mqfs_value){.kind = 'V'};
+	for (int i = 0; i < 2000; i++) {
+		struct mqfs_table table = {0};
+
+		unit_add(&table, "in", value);
+		value = (struct mqfs_value){.kind = 'F', .table = table};
+	}
+	unit_add(&delivery->message->headers, "tables", value);
 	meta = tell(delivery); /* cJSON refuses to parse past 1000 */
 	cJSON_Delete(meta);
 }

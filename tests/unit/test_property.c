@@ -79,6 +79,7 @@ static void takes_priorities(void **state)
 	assert_int_equal(mqfs_property_remove(message, "priority"), -ENODATA);
 	assert_int_equal(set(message, "priority", "0"), 0);
 	check_get(message, "priority", "0");
+	assert_int_equal(mqfs_property_remove(message, "priority"), 0);
 	assert_int_equal(set(message, "priority", "255"), 0);
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		assert_int_equal(set(message, "priority", bad[i]), -EINVAL);

@@ -271,6 +271,8 @@ static void reads_integers_of_every_kind(void **state)
 	assert_true(mqfs_headers_integer(&headers, "i64", 9) == INT64_MIN);
 	assert_int_equal(mqfs_headers_integer(&headers, "time", 9), 1769860800);
 	assert_int_equal(mqfs_headers_integer(&headers, "u64", 9), 9); /* 2^64 - 1 doesn't fit */
+	unit_add(&headers, "zero", (struct mqfs_value){.kind = 'L'});
+	assert_int_equal(mqfs_headers_integer(&headers, "zero", 9), 0);
 	assert_int_equal(mqfs_headers_integer(&headers, "bool", 9), 9);
 	assert_int_equal(mqfs_headers_integer(&headers, "f64", 9), 9);
 	assert_int_equal(mqfs_headers_integer(&headers, "table", 9), 9);
