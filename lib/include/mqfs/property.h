@@ -17,7 +17,8 @@
  * Sets one property from text. Returns 0; -EINVAL when the value is not one (a priority outside
  * 0..255, an expiration that is no number of ms, a text over 255 bytes, not UTF-8, with NUL or other
  * control characters; header names are 1..128 bytes and can't start with "x-" or "mqfs-", which belong
- * to the broker and to mqfs; header values are UTF-8 up to 4 KiB); -E2BIG when all headers together would pass 32 KiB;
+ * to the broker and to mqfs, nor be CC or BCC, which brokers take as lists only; header values are UTF-8
+ * without NUL up to 4 KiB); -E2BIG when all headers together would pass 32 KiB;
  * -ENODATA for a name that is no property; -EPERM for user-id, timestamp and other names that can't
  * be set; -ENOMEM. A failed call changes nothing.
  */
