@@ -573,6 +573,7 @@ int main(void)
 	    cmocka_unit_test(copy_afresh),
 	    cmocka_unit_test(copy_afresh_at_a_priority),
 	    cmocka_unit_test(copy_afresh_drops_what_brokers_refuse),
+	    cmocka_unit_test(expirations_at_the_bounds_come_back),
 	    cmocka_unit_test(drops_twins_too),
 	    cmocka_unit_test(history_of_several_failures),
 	    cmocka_unit_test(burial_without_an_attempt_keeps_the_reason),
