@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "unit.h"
 
-#include "utf8.h"
-
 #include <mqfs/failure.h>
 
 #define NOW INT64_C(1769860800000042)

@@ -148,6 +148,21 @@ static void gives_the_nearest_level(void **state)
 	assert_int_equal(mqfs_retry_level(1000, true), 1000);
 }
 
+/* R1: what people are promised about the wait, jitter and level together. */
+static void waits_half_to_twice_the_nominal_time(void **state)
+{
+	uint64_t seed = 13;
+
+	(void)state;
+	for (int i = 0; i < 200000; i++) {
+		int64_t level;
+
+		settings.backoff_base_ms = 250 + (int64_t)(unit_random(&seed) % 100000);
+		level = mqfs_retry_level(delay(1, unit_random(&seed)), false);
+		assert_true(2 * level >= settings.backoff_base_ms && level <= 2 * settings.backoff_base_ms);
+	}
+}
+
 static void levels_end(void **state)
 {
 	(void)state;

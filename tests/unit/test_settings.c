@@ -4,7 +4,6 @@
 #include <mqfs/settings.h>
 
 #include <errno.h>
-#include <stdio.h>
 
 static struct mqfs_settings settings;
 

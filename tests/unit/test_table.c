@@ -2,7 +2,6 @@
 #include "unit.h"
 
 #include <amqp.h>
-#include <stdio.h>
 
 /* One of every kind, nested. */
 static struct mqfs_table make_table(void)
