@@ -187,6 +187,7 @@ int main(void)
 	    cmocka_unit_test_setup(may_stay_the_same, setup),
 	    cmocka_unit_test(enumerates_levels),
 	    cmocka_unit_test(gives_the_nearest_level),
+	    cmocka_unit_test_setup(waits_half_to_twice_the_nominal_time, setup),
 	    cmocka_unit_test(levels_end),
 	};
 
