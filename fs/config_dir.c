@@ -9,7 +9,6 @@
 
 #include "fs.h"
 #include "queue.h"
-#include "text_file.h"
 
 #define VALUE_MAX 256
 
@@ -74,11 +73,22 @@ static void setting_attr(struct fs *fs, struct node *node, struct stat *st)
 
 static void setting_open(struct fs *fs, fuse_req_t req, struct node *node, struct fuse_file_info *fi)
 {
+	(void)fs, (void)node;
+	fi->direct_io = 1;
+	fi->noflush = 1;
+	fuse_reply_open(req, fi);
+}
+
+/* The value of the moment, also to who has just written another. */
+static void setting_read(struct fs *fs, fuse_req_t req, struct node *node, size_t size, off_t offset,
+                         struct fuse_file_info *fi)
+{
+	(void)fi;
 	char text[VALUE_MAX];
 	fs_lock(fs);
-	value_text(node, text);
+	size_t bytes = (size_t)value_text(node, text);
 	fs_unlock(fs);
-	text_reply_open(fs, req, node, fi, strdup(text));
+	reply_slice(req, text, bytes, size, offset);
 }
 
 /* One write is one value, wherever it is written: `echo 32 >prefetch` reports EINVAL itself. */
@@ -118,9 +128,8 @@ static const struct node_ops setting_file_ops = {
 	.mode = S_IFREG | 0600,
 	.attr = setting_attr,
 	.open = setting_open,
-	.read = text_read,
+	.read = setting_read,
 	.write = setting_write,
-	.release = text_release,
 	.setattr = setting_setattr,
 };
 

@@ -7,6 +7,7 @@
 
 #include "fs.h"
 #include "message_file.h"
+#include "moved.h"
 #include "new_dir.h"
 #include "ops.h"
 #include "pending_dir.h"
@@ -102,7 +103,13 @@ static bool is_elsewhere(const struct node *dir, const char *name)
 
 static void failed_lookup(struct fs *fs, fuse_req_t req, struct node *dir, const char *name)
 {
-	if (is_elsewhere(dir, name))
+	struct node *node;
+	fs_lock(fs);
+	int result = moved_child(fs, dir, name, &node);
+	fs_unlock(fs);
+	if (result == 0)
+		reply_entry(fs, req, node);
+	else if (is_elsewhere(dir, name))
 		fuse_reply_err(req, ENOENT);
 	else
 		look(fs, req, dir, name, NULL);
@@ -148,20 +155,30 @@ struct settling {
 	struct fs *fs;
 	ticket_t ticket;
 	struct queue *queue; /* a reference */
+	/* Where a message was moved to that has no name there; NULL: nowhere. */
+	struct queue *target; /* a reference */
+	const void *target_dir;
+	mqfs_name_t target_name;
 };
 
 static void settled(void *arg, int result, const char *reason)
 {
 	(void)reason;
 	struct settling *settling = arg;
+	if (result == 0 && settling->target)
+		moved_add(settling->fs, settling->target, settling->target_dir, settling->target_name, S_IFDIR);
 	unpark_error(settling->fs, settling->ticket, -result);
+	if (settling->target)
+		queue_unref(settling->target);
 	queue_unref(settling->queue);
 	free(settling);
 }
 
+/* rename: NULL for rmdir. */
 static void settle(struct fs *fs, fuse_req_t req, const struct node *dir, const char *name, enum mqfs_look_verb verb,
-                   const struct node *new_dir, int64_t wait_ms)
+                   const struct rename *rename, int64_t wait_ms)
 {
+	const struct node *new_dir = verb == MQFS_LOOK_REPLAY ? rename->to_dir : NULL;
 	struct mqfs_delivery *delivery = mqfs_look_find(look_of(dir), name);
 	struct settling *settling = delivery ? malloc(sizeof(*settling)) : NULL;
 	if (!settling) {
@@ -171,6 +188,11 @@ static void settle(struct fs *fs, fuse_req_t req, const struct node *dir, const 
 	}
 	int64_t deadline_ms = mqfs_clock_monotonic_ms() + wait_ms;
 	*settling = (struct settling){.fs = fs, .queue = queue_ref(dir->queue)};
+	if (rename && rename->to_dir->ops != &failed_dir_ops) {
+		settling->target = queue_ref(rename->to_dir->queue);
+		settling->target_dir = rename->to_dir->object;
+		strcpy(settling->target_name, rename->to);
+	}
 	settling->ticket = park(fs, req, deadline_ms + 100, INTERRUPT_WHEN_DYING, NULL, NULL);
 	mqfs_look_settle(look_of(dir), delivery, verb, new_dir ? new_dir->queue->name : NULL,
 	                 new_dir ? new_dir_priority(new_dir) : -1, deadline_ms, settled, settling);
@@ -179,7 +201,13 @@ static void settle(struct fs *fs, fuse_req_t req, const struct node *dir, const 
 
 static void failed_rmdir(struct fs *fs, fuse_req_t req, struct node *dir, const char *name)
 {
-	settle(fs, req, dir, name, MQFS_LOOK_DISCARD, NULL, DISCARD_MS);
+	fs_lock(fs);
+	bool moved = moved_remove(dir, name);
+	fs_unlock(fs);
+	if (moved)
+		fuse_reply_err(req, 0);
+	else
+		settle(fs, req, dir, name, MQFS_LOOK_DISCARD, NULL, DISCARD_MS);
 }
 
 /* Which verb a move means; -EPERM for those that mean nothing. */
@@ -209,8 +237,7 @@ static void failed_rename(struct fs *fs, fuse_req_t req, const struct rename *re
 	fs_lock(fs);
 	int64_t wait_ms = rename->from_dir->queue->settings.rename_timeout_ms;
 	fs_unlock(fs);
-	settle(fs, req, rename->from_dir, rename->from, (enum mqfs_look_verb)verb,
-	       verb == MQFS_LOOK_REPLAY ? rename->to_dir : NULL, wait_ms);
+	settle(fs, req, rename->from_dir, rename->from, (enum mqfs_look_verb)verb, rename, wait_ms);
 }
 
 /* --- a failed message's directory --- */

@@ -91,6 +91,7 @@ static void body_open(struct fs *fs, fuse_req_t req, struct node *node, struct f
 {
 	(void)fs, (void)node;
 	fi->keep_cache = 1; /* a message never changes */
+	fi->noflush = 1;
 	fuse_reply_open(req, fi);
 }
 

@@ -12,6 +12,7 @@
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,6 +96,16 @@ static void join_workers(struct worker *workers, size_t count)
 	}
 }
 
+/* The mount answers: the parent may go, and with it the terminal that messages went to. */
+static void say_ready(int ready_fd)
+{
+	mqfs_log_to_syslog();
+	dup2(STDOUT_FILENO, STDERR_FILENO); /* /dev/null since detach_from_terminal() */
+	if (write(ready_fd, "", 1) != 1)
+		log_warning("nobody waits for the mount");
+	close(ready_fd);
+}
+
 /* Serves until a signal or an unmount ends it. */
 static int serve(struct fs *fs, const char *mountpoint, const sigset_t *waited, int ready_fd)
 {
@@ -109,10 +120,8 @@ static int serve(struct fs *fs, const char *mountpoint, const sigset_t *waited, 
 		count += error == 0;
 	}
 	if (count > 0) {
-		if (ready_fd >= 0 && write(ready_fd, "", 1) != 1)
-			log_warning("nobody waits for the mount");
 		if (ready_fd >= 0)
-			close(ready_fd);
+			say_ready(ready_fd);
 		log_info("mounted on %s", mountpoint);
 		do
 			sigwait(waited, &signal);
@@ -209,6 +218,11 @@ static int mount_and_serve(struct fs *fs, const struct options *options, const s
 	return result;
 }
 
+static void say_nothing(enum fuse_log_level level, const char *format, va_list arguments)
+{
+	(void)level, (void)format, (void)arguments;
+}
+
 static int run(const struct options *options, int ready_fd)
 {
 	static struct fs fs;
@@ -224,6 +238,8 @@ static int run(const struct options *options, int ready_fd)
 	result = mount_and_serve(&fs, options, &waited, ready_fd);
 	fs_end(&fs);
 	if (fs.session) {
+		/* It is unmounted already; libfuse would complain that it can't do it once more. */
+		fuse_set_log_func(say_nothing);
 		fuse_session_unmount(fs.session);
 		fuse_session_destroy(fs.session);
 	}
@@ -240,7 +256,8 @@ static void detach_from_terminal(void)
 		return;
 	dup2(null, STDIN_FILENO);
 	dup2(null, STDOUT_FILENO);
-	/* Standard error stays for messages until the mount answers; whoever wants them later uses -f. */
+	close(null);
+	/* Standard error stays for messages until the mount answers (say_ready). */
 }
 
 static int wait_for_child(pid_t pid, int fd)

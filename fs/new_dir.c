@@ -19,6 +19,7 @@
 #include <mqfs/property.h>
 
 #include "draft.h"
+#include "moved.h"
 #include "notify.h"
 #include "proc.h"
 #include "queue.h"
@@ -83,8 +84,10 @@ static int new_child(struct fs *fs, struct node *dir, const char *name, pid_t ti
 		return *ret_node ? 0 : -ENOMEM;
 	}
 	struct draft *draft = draft_find(queue, priority, name);
-	if (!draft || (name[0] != '.' && is_reopening(fs, tid, queue, name, false)))
+	if (name[0] != '.' && is_reopening(fs, tid, queue, name, false))
 		return -ENOENT;
+	if (!draft)
+		return moved_child(fs, dir, name, ret_node);
 	draft->dir = node_ino(fs, dir);
 	*ret_node = tree_node(fs, &draft_ops, queue, draft, VIEW_ONLY);
 	return *ret_node ? 0 : -ENOMEM;
@@ -157,8 +160,10 @@ static void new_unlink(struct fs *fs, fuse_req_t req, struct node *dir, const ch
 {
 	fs_lock(fs);
 	struct draft *draft = draft_find(dir->queue, new_dir_priority(dir), name);
-	int error = !draft ? ENOENT : draft->state == DRAFT_SENDING ? EBUSY : 0;
-	if (error == 0)
+	int error = draft && draft->state == DRAFT_SENDING ? EBUSY : 0;
+	if (!draft)
+		error = moved_remove(dir, name) ? 0 : ENOENT;
+	else if (error == 0)
 		draft_discard(draft);
 	fs_unlock(fs);
 	fuse_reply_err(req, error);

@@ -25,6 +25,7 @@
 #include "family.h"
 #include "housekeeping.h"
 #include "message_file.h"
+#include "moved.h"
 #include "new_dir.h"
 #include "ops.h"
 #include "proc.h"
@@ -139,6 +140,10 @@ static void delivery_lookup(struct fs *fs, fuse_req_t req, struct node *dir, con
 		result = node_for(fs, dir, ops, delivery, view, &node);
 		fs_unlock(fs);
 		mqfs_delivery_unref(delivery);
+	} else if (result == -ENOENT) {
+		fs_lock(fs);
+		result = moved_child(fs, dir, name, &node);
+		fs_unlock(fs);
 	}
 	if (result == 0)
 		reply_entry(fs, req, node);
@@ -266,20 +271,27 @@ static int take_for(struct queue *queue, struct mqfs_delivery *delivery, pid_t t
 struct forward {
 	struct fs *fs;
 	ticket_t ticket;
+	struct queue *queue; /* where to; a reference */
+	const void *dir;
+	mqfs_name_t name;
 };
 
 static void forwarded(void *arg, int result, const char *reason)
 {
 	(void)reason;
 	struct forward *forward = arg;
+	if (result == 0)
+		moved_add(forward->fs, forward->queue, forward->dir, forward->name, S_IFREG);
 	unpark_error(forward->fs, forward->ticket, -result);
+	queue_unref(forward->queue);
 	free(forward);
 }
 
 /* Published and confirmed in another queue, then acknowledged here: the one mv that waits (C5). */
-static void forward_to(struct fs *fs, fuse_req_t req, struct queue *queue, struct mqfs_delivery *delivery,
-                    const struct node *new_dir)
+static void forward_to(struct fs *fs, fuse_req_t req, const struct rename *rename, struct mqfs_delivery *delivery)
 {
+	struct queue *queue = rename->from_dir->queue;
+	const struct node *new_dir = rename->to_dir;
 	struct forward *forward = malloc(sizeof(*forward));
 	if (!forward) {
 		fuse_reply_err(req, ENOMEM);
@@ -289,12 +301,13 @@ static void forward_to(struct fs *fs, fuse_req_t req, struct queue *queue, struc
 	int64_t deadline_ms = mqfs_clock_monotonic_ms() + queue->settings.rename_timeout_ms;
 	fs_unlock(fs);
 	ticket_t ticket = park(fs, req, deadline_ms + 100, INTERRUPT_WHEN_DYING, NULL, NULL);
-	forward->fs = fs;
-	forward->ticket = ticket;
+	*forward = (struct forward){fs, ticket, queue_ref(new_dir->queue), new_dir->object, ""};
+	strcpy(forward->name, rename->to);
 	int result = mqfs_consumer_forward(queue->consumer, delivery, new_dir->queue->name, new_dir_priority(new_dir),
 	                                   deadline_ms, forwarded, forward);
 	if (result < 0) {
 		unpark_error(fs, ticket, -result);
+		queue_unref(forward->queue);
 		free(forward);
 	}
 }
@@ -322,6 +335,15 @@ static int settle_by_rename(struct fs *fs, const struct rename *rename, struct m
 	return -EPERM;
 }
 
+static int settle_and_show(struct fs *fs, const struct rename *rename, struct mqfs_delivery *delivery,
+                           enum mqfs_delivery_state state, pid_t tid)
+{
+	int result = settle_by_rename(fs, rename, delivery, state, tid);
+	if (result == 0 && rename->to_dir->ops != &claimed_dir_ops)
+		moved_add(fs, rename->to_dir->queue, rename->to_dir->object, rename->to, S_IFREG);
+	return result;
+}
+
 static void delivery_rename(struct fs *fs, fuse_req_t req, const struct rename *rename)
 {
 	pid_t tid = fuse_req_ctx(req)->pid;
@@ -333,9 +355,9 @@ static void delivery_rename(struct fs *fs, fuse_req_t req, const struct rename *
 		return;
 	}
 	if (rename->to_dir->ops == &new_dir_ops)
-		forward_to(fs, req, rename->from_dir->queue, delivery, rename->to_dir);
+		forward_to(fs, req, rename, delivery);
 	else
-		fuse_reply_err(req, -settle_by_rename(fs, rename, delivery, state, tid));
+		fuse_reply_err(req, -settle_and_show(fs, rename, delivery, state, tid));
 	mqfs_delivery_unref(delivery);
 }
 
@@ -408,7 +430,7 @@ static void delivery_read(struct fs *fs, fuse_req_t req, struct node *node, size
 	(void)node;
 	struct delivery_handle *handle = (struct delivery_handle *)(uintptr_t)fi->fh;
 	const struct mqfs_body *body = handle->delivery->message->body;
-	if ((size_t)offset + size >= body->bytes && handle->took) {
+	if ((size_t)offset + size >= body->bytes) {
 		fs_lock(fs);
 		handle->read_to_end = true;
 		fs_unlock(fs);
@@ -455,10 +477,10 @@ static void delivery_release(struct fs *fs, struct node *node, struct fuse_file_
 {
 	struct delivery_handle *handle = (struct delivery_handle *)(uintptr_t)fi->fh;
 	fs_lock(fs);
-	bool acknowledge = handle->took && handle->read_to_end && !handle->killed &&
-	                   node->queue->settings.ack_on == MQFS_ACK_ON_READ;
+	bool acknowledge =
+		handle->read_to_end && !handle->killed && node->queue->settings.ack_on == MQFS_ACK_ON_READ;
 	fs_unlock(fs);
-	if (acknowledge)
+	if (acknowledge && mqfs_consumer_state(node->queue->consumer, handle->delivery) == MQFS_DELIVERY_CLAIMED)
 		mqfs_consumer_settle(node->queue->consumer, handle->delivery, MQFS_SETTLE_ACK);
 	mqfs_delivery_unref(handle->delivery);
 	free(handle);

@@ -9,6 +9,7 @@
 #include "claim_file.h"
 #include "draft.h"
 #include "housekeeping.h"
+#include "moved.h"
 #include "pending_dir.h"
 
 static void something_is_due(void *arg)
@@ -110,6 +111,7 @@ static void unlist(struct fs *fs, struct queue *queue)
 		draft_discard(draft);
 	}
 	pending_forget_abandoned(queue);
+	moved_clear(queue);
 }
 
 void queue_remove(struct fs *fs, struct queue *queue)
@@ -173,7 +175,7 @@ static int64_t earlier(int64_t a, int64_t b)
 static int64_t queue_tick(struct fs *fs, struct queue *queue, int64_t now_ms)
 {
 	fs_lock(fs);
-	int64_t next = drafts_tick(fs, queue, now_ms);
+	int64_t next = earlier(drafts_tick(fs, queue, now_ms), moved_tick(queue, now_ms));
 	fs_unlock(fs);
 	next = earlier(next, pending_tick(fs, queue, now_ms));
 	next = earlier(next, claim_file_tick(fs, queue, now_ms));

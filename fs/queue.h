@@ -16,6 +16,7 @@
 
 struct draft;
 struct abandoned;
+struct moved;
 struct poll_wait;
 
 /* What a queue's directory shows: slots are objects of tree nodes, so their order is theirs alone. */
@@ -63,6 +64,8 @@ struct queue {
 	int64_t draft_count;            /* with or without a name, ghosts not counted */
 	struct abandoned *abandoned;    /* claims whose taker was killed */
 	struct poll_wait *polls;        /* who polls claim and next */
+	struct moved *moved;            /* names that were moved to, oldest first (utlist) */
+	unsigned moved_count;
 	struct mqfs_depths depths;      /* the last answer */
 	int64_t depths_ms;              /* monotonic, when; 0 never */
 	UT_hash_handle hh;

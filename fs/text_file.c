@@ -19,6 +19,7 @@ void text_reply_open(struct fs *fs, fuse_req_t req, struct node *node, struct fu
 	}
 	/* Past the page cache: its length is that of this moment, not the one stat() told. */
 	fi->direct_io = 1;
+	fi->noflush = 1;
 	fi->fh = (uintptr_t)text;
 	if (fuse_reply_open(req, fi) != 0)
 		text_release(fs, node, fi);

@@ -51,7 +51,9 @@ static void attend(struct held *held, int64_t now_ms)
 	if (held->detached && now_ms >= held->detached_ms + CONSUMER_RECORD_MS)
 		consumer_drop(held, MQFS_DELIVERY_LOST);
 	else if (held->delivery->state == MQFS_DELIVERY_PENDING)
-		consumer_decide(held, MQFS_SETTLE_RELEASE);
+		/* Nobody here takes it, so it is for others: released alone it would come back at once. All that is
+		 * pending goes back, and the next look at pending/ consumes again. */
+		held->consumer->wanted = false;
 	else if (held->decided)
 		consumer_try_again(held);
 	else

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <syslog.h>
 #include <unistd.h>
 
 #define LINE_BYTES 2048
@@ -16,6 +17,7 @@
 static atomic_int current_level = MQFS_LOG_INFO;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool is_journal;
+static atomic_bool to_syslog;
 
 void mqfs_log_set_level(enum mqfs_log_level level)
 {
@@ -25,6 +27,12 @@ void mqfs_log_set_level(enum mqfs_log_level level)
 enum mqfs_log_level mqfs_log_level(void)
 {
 	return (enum mqfs_log_level)atomic_load_explicit(&current_level, memory_order_relaxed);
+}
+
+void mqfs_log_to_syslog(void)
+{
+	openlog("mqfs", LOG_PID, LOG_DAEMON);
+	atomic_store(&to_syslog, true);
 }
 
 /* systemd.exec(5): JOURNAL_STREAM names device and inode of the journal's socket, and has to be compared
@@ -73,6 +81,11 @@ void mqfs_log(enum mqfs_log_level level, const char *topic, const char *format, 
 	length += clamp(vsnprintf(line + length, sizeof(line) - length, format, arguments), sizeof(line) - length);
 	va_end(arguments);
 	flatten(line + text);
+	if (atomic_load_explicit(&to_syslog, memory_order_relaxed)) {
+		syslog((int)level, "%s", line + text);
+		errno = saved_errno;
+		return;
+	}
 	line[length++] = '\n'; /* in the place of the NUL */
 	/* One write, so that the lines of several threads don't mix; nobody is left to tell when it fails. */
 	if (write(STDERR_FILENO, line, length) < 0)

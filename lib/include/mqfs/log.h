@@ -9,6 +9,9 @@
  */
 enum mqfs_log_level { MQFS_LOG_ERROR = 3, MQFS_LOG_WARNING = 4, MQFS_LOG_INFO = 6, MQFS_LOG_DEBUG = 7 };
 
+/* From now on to syslog(3), for a daemon without a standard error. */
+void mqfs_log_to_syslog(void);
+
 void mqfs_log_set_level(enum mqfs_log_level level);
 enum mqfs_log_level mqfs_log_level(void);
 void mqfs_log(enum mqfs_log_level level, const char *topic, const char *format, ...)
