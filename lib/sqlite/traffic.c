@@ -11,6 +11,9 @@
 /* A look is answered from memory: where its bodies come to more than this, it ends early. */
 #define BROWSE_BYTES_MAX ((size_t)64 << 20)
 
+/* Properties and headers together: what fits a frame of RabbitMQ's, so that what is accepted here is there too. */
+#define HEAD_BYTES_MAX ((size_t)128 << 10)
+
 /* Refuses before anything is written, so that a refusal needs nothing undone. 1: it may come in. */
 static int traffic_admit(struct store *store, struct request *request, const struct queue *queue, bool limited)
 {
@@ -25,8 +28,10 @@ static int traffic_admit(struct store *store, struct request *request, const str
 		return 0;
 	}
 	r = codec_encode(request->message, &store->head);
+	if (r == 0 && limited && store->head.bytes > HEAD_BYTES_MAX)
+		r = -EINVAL;
 	if (r == -EINVAL) {
-		request_refuse(request, r, "the headers can't be stored");
+		request_refuse(request, r, "the headers are too large, or nested too deep");
 		return 0;
 	}
 	return r < 0 ? r : 1;
