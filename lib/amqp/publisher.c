@@ -21,7 +21,8 @@
  * A publication is a job of the publish connection until it is sent; from then on it is on the way, in the
  * lane it was sent in, until the broker says ack or nack. A lane is a channel in confirm mode: its tags count
  * from 1, and an ack may speak for all up to its tag. Before the ack of a message that no queue took there
- * comes a basic.return, which has no tag but the whole message: it is found by its mqfs-copy header.
+ * comes a basic.return, which has no tag but the whole message: it is found by its routing key, message-id and
+ * mqfs-copy header. (One without these looks like its twins, but so does what becomes of them.)
  *
  * There is one lane that is sent in, and there may be older ones that only wait for their last acks. A new one
  * is opened after a nack, since the broker may go on talking to a quorum queue's former leader in the
@@ -351,9 +352,23 @@ static void on_acked(void *arg, amqp_channel_t channel, uint64_t tag, bool multi
 		on_ack(publisher, lane, lane->on_the_way->tag, result);
 }
 
-static const char *copy_id(const struct mqfs_message *message)
+static bool same_text(const char *a, const char *b)
 {
-	return message ? mqfs_headers_string(&message->headers, "mqfs-copy") : NULL;
+	return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+/* Was this publication returned? A shadow has no message to tell by. */
+static bool is_returned(const struct publication *publication, const struct frame_content *content)
+{
+	const struct mqfs_message *sent = publication->message, *came = content->message;
+	mqfs_name_t key;
+
+	if (!sent || publication->returned != 0 || !same_text(sent->message_id, came->message_id) ||
+	    !same_text(mqfs_headers_string(&sent->headers, "mqfs-copy"),
+	               mqfs_headers_string(&came->headers, "mqfs-copy")))
+		return false;
+	routing_key(publication, key);
+	return strcmp(key, content->routing_key) == 0;
 }
 
 /* Returns come in the order of publishing: the first that fits and has none yet is meant. */
@@ -361,19 +376,18 @@ static void on_return(void *arg, struct frame_content *content)
 {
 	struct publisher *publisher = arg;
 	struct lane *lane = lane_find(publisher, content->channel);
-	const char *wanted = copy_id(content->message), *id;
 	struct publication *publication, *tmp;
 
-	if (!lane || !wanted || content->kind != FRAME_RETURN)
+	if (!lane || content->kind != FRAME_RETURN)
 		return;
 	HASH_ITER(hh, lane->on_the_way, publication, tmp)
 	{
-		id = copy_id(publication->message);
-		if (!id || publication->returned != 0 || strcmp(id, wanted) != 0)
+		if (!is_returned(publication, content))
 			continue;
 		publication->returned = -ENOENT;
 		return;
 	}
+	log_debug("a return of what is not on the way");
 }
 
 static int refusal_errno(int code, const char *text)
@@ -545,14 +559,6 @@ struct publisher *publisher_free(struct publisher *publisher)
 
 /* ---- any thread ---- */
 
-/* A return is told by this header: every message needs one. */
-static int ensure_copy_id(struct mqfs_message *message)
-{
-	char id[MQFS_UUID_BYTES];
-
-	return copy_id(message) ? 0 : mqfs_headers_set_string(&message->headers, "mqfs-copy", mqfs_uuid(id));
-}
-
 static int set_next_at(struct mqfs_message *message, int64_t level_ms)
 {
 	return mqfs_headers_set_integer(&message->headers, "mqfs-next-at", mqfs_clock_realtime_us() + level_ms * 1000);
@@ -564,8 +570,7 @@ int publisher_submit(struct publisher *publisher, const char *queue, enum mqfs_p
 	struct publication *publication = malloc(sizeof(*publication));
 	char *name = strdup(queue);
 
-	if (!publication || !name || ensure_copy_id(message) < 0 ||
-	    (place == MQFS_PLACE_RETRY && set_next_at(message, level_ms) < 0)) {
+	if (!publication || !name || (place == MQFS_PLACE_RETRY && set_next_at(message, level_ms) < 0)) {
 		mqfs_message_free(message);
 		free(publication);
 		free(name);

@@ -537,6 +537,33 @@ static void request_overdue(struct job *job)
 	request_tell((struct request *)job, -ETIMEDOUT, "the broker did not answer in time");
 }
 
+/* Why, when it was not the broker that said so. */
+static const char *own_reason(int result)
+{
+	switch (result) {
+	case -EEXIST:
+		return "the queue exists";
+	case -ENOTEMPTY:
+		return "there are messages in the queue, in retry or in dead";
+	case -EBUSY:
+		return "others consume from the queue";
+	case -EOPNOTSUPP:
+		return "the broker can't check and delete a quorum queue in one step";
+	default:
+		return NULL;
+	}
+}
+
+static void note_reason(struct request *request, int result)
+{
+	const struct connection *connection = request->topology->connection;
+	const char *reason = own_reason(result);
+
+	if (!reason)
+		reason = result == -ECONNRESET ? connection->failure : connection->refusal.text;
+	snprintf(request->reason, sizeof(request->reason), "%s", reason);
+}
+
 static void request_run(struct job *job, void *role)
 {
 	struct request *request = (struct request *)job;
@@ -546,8 +573,7 @@ static void request_run(struct job *job, void *role)
 
 	connection->refusal = (struct refusal){0};
 	r = request->work(topology, request);
-	snprintf(request->reason, sizeof(request->reason), "%s",
-	         r == -ECONNRESET ? connection->failure : connection->refusal.text);
+	note_reason(request, r);
 	if (!connection_answer(connection, job)) {
 		request_free(request);
 		return;
