@@ -18,9 +18,10 @@ struct intake {
 	const struct mqfs_sink *sink;
 	void *arg;
 
-	int64_t held;                          /* unsettled, as committed */
-	int64_t settling;                      /* of these, settled in the present transaction */
-	struct mqfs_delivery *taken, *spoiled; /* in the present transaction (utlist) */
+	int64_t held;     /* unsettled, as committed */
+	int64_t settling; /* of these, settled in the present transaction */
+	/* Of the present transaction (utlist): to be handed out, and with a damaged head. */
+	struct mqfs_delivery *taken, *spoiled;
 	int64_t taken_count;
 	uint64_t newest; /* the highest generation handed out */
 

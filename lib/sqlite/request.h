@@ -71,7 +71,7 @@ struct request {
 	size_t count;
 };
 
-/* NULL: out of memory. target may be NULL. */
+/* Never NULL; see there. target may be NULL. */
 struct request *request_new(enum request_kind kind, const char *queue, const char *target, int64_t deadline_ms);
 /* Lists of requests, the oldest first. */
 void request_append(struct request **list, struct request *tail);

@@ -38,11 +38,11 @@
 enum {
 	BATCH_REQUESTS_MAX = 1024,
 	BATCH_BYTES_MAX = 8 << 20,
-	POLL_MS = 50,        /* how soon another process's message is noticed */
-	PAUSE_MS = 1000,     /* after a failure in the writer's own work */
-	LOOK_UP_MS = 60000,  /* the real-time clock may be set while the monotonic one is waited for */
-	FAREWELL_MS = 2000,  /* how long a close waits for another process's lock */
-	CONSTRAINT_MIN = 250 /* µs: the busy handler's wait */
+	POLL_MS = 50,       /* how soon another process's message is noticed */
+	PAUSE_MS = 1000,    /* after a failure in the writer's own work */
+	LOOK_UP_MS = 60000, /* the real-time clock may be set while the monotonic one is waited for */
+	FAREWELL_MS = 2000, /* how long a close waits for another process's lock */
+	BUSY_WAIT_US = 250, /* at first; then four times as long */
 };
 
 static int (*const handlers[])(struct store *store, struct request *request) = {
@@ -90,7 +90,7 @@ static void writer_note(struct store *store, int result)
 static int writer_busy(void *arg, int count)
 {
 	struct store *store = arg;
-	struct timespec pause = {.tv_nsec = (count < 4 ? 1 : 4) * CONSTRAINT_MIN * 1000};
+	struct timespec pause = {.tv_nsec = (count < 4 ? 1 : 4) * BUSY_WAIT_US * 1000};
 
 	if (mqfs_clock_monotonic_ms() >= store->busy_until_ms)
 		return 0;
@@ -230,10 +230,7 @@ static void writer_failed(struct store *store, struct request *batch, int result
 	if (result == -ENOSPC)
 		checkpoint_make_room(store);
 	store->pause_until_ms = mqfs_clock_monotonic_ms() + PAUSE_MS;
-	if (batch && !batch->next && result != -EAGAIN)
-		writer_fail(batch, result);
-	else
-		writer_singly(store, batch);
+	writer_singly(store, batch);
 }
 
 static void writer_locked_out(struct store *store, struct request *batch)
