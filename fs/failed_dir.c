@@ -45,6 +45,8 @@ static void reply_lookup(struct fs *fs, fuse_req_t req, struct node *dir, const 
 	struct node *node;
 	fs_lock(fs);
 	int result = failed_dir_ops.child(fs, dir, name, 0, &node);
+	if (result == -ENOENT)
+		result = moved_child(fs, dir, name, &node);
 	fs_unlock(fs);
 	if (result == 0)
 		reply_entry(fs, req, node);
@@ -88,8 +90,9 @@ static void look(struct fs *fs, fuse_req_t req, struct node *dir, const char *na
 }
 
 /*
- * `mv claimed/X retry/` asks first whether retry/X exists. What is elsewhere is not there, and to find that out by a look would
- * hold up every message that waits in retry/ whenever one fails.
+ * `mv claimed/X retry/` asks before and after whether retry/X exists. What is elsewhere is not there, what came from claimed/
+ * has another name there, and to find that out by a look would hold up every message that waits in retry/ whenever one
+ * fails.
  */
 static bool is_elsewhere(const struct node *dir, const char *name)
 {
@@ -103,12 +106,11 @@ static bool is_elsewhere(const struct node *dir, const char *name)
 
 static void failed_lookup(struct fs *fs, fuse_req_t req, struct node *dir, const char *name)
 {
-	struct node *node;
 	fs_lock(fs);
-	int result = moved_child(fs, dir, name, &node);
+	bool moved = moved_was_file(dir, name);
 	fs_unlock(fs);
-	if (result == 0)
-		reply_entry(fs, req, node);
+	if (moved)
+		reply_lookup(fs, req, dir, name);
 	else if (is_elsewhere(dir, name))
 		fuse_reply_err(req, ENOENT);
 	else
@@ -155,18 +157,26 @@ struct settling {
 	struct fs *fs;
 	ticket_t ticket;
 	struct queue *queue; /* a reference */
-	/* Where a message was moved to that has no name there; NULL: nowhere. */
+	/* Where a message was moved to; NULL: nowhere. */
 	struct queue *target; /* a reference */
 	const void *target_dir;
 	mqfs_name_t target_name;
 };
+
+/* mv looks at what it has moved; in the other of retry/ and dead/ it is listed by the same name at the next look. */
+static void show_moved(const struct settling *settling)
+{
+	mqfs_look_expire(settling->target->retry);
+	mqfs_look_expire(settling->target->dead);
+	moved_add(settling->fs, settling->target, settling->target_dir, settling->target_name, S_IFDIR);
+}
 
 static void settled(void *arg, int result, const char *reason)
 {
 	(void)reason;
 	struct settling *settling = arg;
 	if (result == 0 && settling->target)
-		moved_add(settling->fs, settling->target, settling->target_dir, settling->target_name, S_IFDIR);
+		show_moved(settling);
 	unpark_error(settling->fs, settling->ticket, -result);
 	if (settling->target)
 		queue_unref(settling->target);
@@ -188,7 +198,7 @@ static void settle(struct fs *fs, fuse_req_t req, const struct node *dir, const 
 	}
 	int64_t deadline_ms = mqfs_clock_monotonic_ms() + wait_ms;
 	*settling = (struct settling){.fs = fs, .queue = queue_ref(dir->queue)};
-	if (rename && rename->to_dir->ops != &failed_dir_ops) {
+	if (rename) {
 		settling->target = queue_ref(rename->to_dir->queue);
 		settling->target_dir = rename->to_dir->object;
 		strcpy(settling->target_name, rename->to);
@@ -204,7 +214,9 @@ static void failed_rmdir(struct fs *fs, fuse_req_t req, struct node *dir, const 
 	fs_lock(fs);
 	bool moved = moved_remove(dir, name);
 	fs_unlock(fs);
-	if (moved)
+	struct mqfs_delivery *delivery = mqfs_look_find(look_of(dir), name);
+	mqfs_delivery_unref(delivery);
+	if (moved && !delivery)
 		fuse_reply_err(req, 0);
 	else
 		settle(fs, req, dir, name, MQFS_LOOK_DISCARD, NULL, DISCARD_MS);

@@ -90,6 +90,12 @@ int moved_child(struct fs *fs, const struct node *dir, const char *name, struct 
 	return *ret_node ? 0 : -ENOMEM;
 }
 
+bool moved_was_file(const struct node *dir, const char *name)
+{
+	const struct moved *moved = find(dir->queue, dir->object, name);
+	return moved && S_ISREG(moved->type);
+}
+
 bool moved_remove(const struct node *dir, const char *name)
 {
 	struct moved *moved = find(dir->queue, dir->object, name);

@@ -21,6 +21,8 @@ void moved_add(struct fs *fs, struct queue *queue, const void *dir_object, const
 
 /* (locked) A node for the name, as node_ops.child; -ENOENT. */
 int moved_child(struct fs *fs, const struct node *dir, const char *name, struct node **ret_node);
+/* (locked) Was it a file that was moved to the name (a directory)? */
+bool moved_was_file(const struct node *dir, const char *name);
 /* (locked) Forgets the name; false: there is none. */
 bool moved_remove(const struct node *dir, const char *name);
 

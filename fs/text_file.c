@@ -76,7 +76,7 @@ static void stats_attr(struct fs *fs, struct node *node, struct stat *st)
 {
 	(void)fs;
 	text_size(st, stats_text(node->queue));
-	st->st_mtim.tv_sec = mqfs_clock_realtime_us() / 1000000;
+	st->st_mtim = (struct timespec){.tv_sec = mqfs_clock_realtime_us() / 1000000};
 }
 
 /* An open that waits for fresh depths: half a second at most, then the last known ones do. */
