@@ -23,6 +23,8 @@ from rabbit import Broker  # noqa: E402
 BACKENDS = ("sqlite", "rabbitmq")
 DEADLINE_SECONDS = 60
 COUNTER = itertools.count(1)
+# A rename that publishes gives up after 1 s (P2), which a busy disk under a busy machine may need.
+PATIENT = {"rename_timeout": "10s"}
 
 
 def pytest_sessionstart(session):
@@ -83,7 +85,7 @@ class Watchdog:
 
     def __init__(self, seconds):
         self.seconds = seconds
-        self.mounts = []
+        self.waited_for = []
         self.fired = False
         self._timer = threading.Timer(seconds, self._fire)
         self._timer.daemon = True
@@ -98,8 +100,8 @@ class Watchdog:
         self.fired = True
         with open(2, "w", closefd=False) as errors:
             faulthandler.dump_traceback(errors)
-        for mounts in self.mounts:
-            mounts.abort()
+        for one in self.waited_for:
+            one.abort()
 
 
 @pytest.fixture
@@ -127,8 +129,9 @@ def make_backend(name, request, directory):
 
 
 @pytest.fixture
-def backend(backend_name, request, room):
+def backend(backend_name, request, room, watchdog):
     made = make_backend(backend_name, request, room)
+    watchdog.waited_for.append(made)
     yield made
     made.close()
 
@@ -137,7 +140,7 @@ def backend(backend_name, request, room):
 def mounts(room, watchdog):
     """The mounts of this test; ended, checked and never left behind."""
     made = Mounts(room)
-    watchdog.mounts.append(made)
+    watchdog.waited_for.append(made)
     yield made
     made.close()
 
@@ -146,7 +149,7 @@ def mounts(room, watchdog):
 def mount(backend, mounts):
     """mount(prefetch=4, backoff_base="1s") mounts the test's backend; every call is another mount."""
     def make(**options):
-        return mounts.add(backend.url, options)
+        return mounts.add(backend.url, {**PATIENT, **options})
     return make
 
 
@@ -177,7 +180,7 @@ class SharedMounts:
         if mounts is None or not mounts.all[-1].alive:
             mounts = Mounts(self.directory / f"{name}{next(COUNTER)}")
             mounts.directory.mkdir()
-            mounts.add(self.backend(name).url)
+            mounts.add(self.backend(name).url, PATIENT)
             self.mounts[name] = mounts
         return mounts
 
@@ -204,7 +207,7 @@ def shared_mounts(request):
 @pytest.fixture
 def shared_mount(shared_mounts, backend_name, watchdog):
     mounts = shared_mounts.get(backend_name)
-    watchdog.mounts.append(mounts)
+    watchdog.waited_for += [mounts, shared_mounts.backend(backend_name)]
     return mounts
 
 

@@ -507,21 +507,23 @@ def test_p7_spoiled_draft_cannot_be_published(mount, backend):
 def test_p8_writing_on_after_it_was_published(queue, shared_backend):
     """P8: the opener let go of its last descriptor: published; writing on through another's: EBADF."""
     script = """
-import os, sys
-child_reads, parent_writes = os.pipe()
-file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT, 0o600)
-os.write(file, b"whole")
+import os, socket, sys
+ours, theirs = socket.socketpair()
 child = os.fork()
 if child == 0:
-    os.read(child_reads, 1)
-    try:
-        os.write(file, b" and more")
-    except OSError as error:
-        os._exit(error.errno)
+    file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT, 0o600)
+    os.write(file, b"whole")
+    socket.send_fds(theirs, [b"x"], [file])
+    theirs.recv(1)
+    os.close(file)
     os._exit(0)
-os.close(file)
-os.write(parent_writes, b"!")
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+_, (file,), _, _ = socket.recv_fds(ours, 1, 1)
+ours.send(b"!")
+os.waitpid(child, 0)
+try:
+    os.write(file, b" and more")
+except OSError as error:
+    print(error.errno)
 """
     result = run([sys.executable, "-c", script, queue.new / "job"])
     assert result.out.split() == [str(errno.EBADF)], result.err

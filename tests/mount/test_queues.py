@@ -254,7 +254,7 @@ def test_q3_what_is_no_queue(queue):
 # A file name, and the queue's name that it stands for.
 NAMES = [
     ("two words", "two words"), ("-rf", "-rf"), ("--help", "--help"), ("Grüße", "Grüße"), ("日本語", "日本語"),
-    ("🐇", "🐇"), ("a%2Fb", "a/b"), ("%2Ehidden", ".hidden"), ("%2E%2E", ".."), ("%2E", "."), ("100%25", "100%"),
+    ("🐇", "🐇"), ("a%2Fb", "a/b"), ("%2Ehidden", ".hidden"), ("%2E.", ".."), ("%2E", "."), ("100%25", "100%"),
     ("a%0Ab", "a\nb"), ("a%09b%7F", "a\tb\x7f"), ("quote'\"$(x)`", "quote'\"$(x)`"), ("a\\b", "a\\b"), ("*?[x]", "*?[x]"),
     ("#", "#"), ("a:b,c=d;e", "a:b,c=d;e"), (" lead and trail ", " lead and trail "), ("x" * 200, "x" * 200),
     ("ü" * 100, "ü" * 100), ("%2F" * 80, "/" * 80),

@@ -64,7 +64,7 @@ def test_p1_tar_of_many_files(queue, shared_backend, tmp_path):
     """P1: an archive unpacked in new/ publishes each of its files."""
     for number in range(25):
         (tmp_path / f"job{number:02}").write_bytes(b"%d" % number)
-    result = queue.mount.sh(f'tar -C "{tmp_path}" -cf - . | tar -C {queue.name}/new -xf - --no-overwrite-dir')
+    result = queue.mount.sh(f'tar -C "{tmp_path}" -cf - . | tar -C {queue.name}/new -xf -')
     assert result.status == 0, result.err
     assert sorted(int(message.body) for message in shared_backend.expect(queue, 25)) == list(range(25))
 
@@ -166,7 +166,7 @@ def test_p1_eight_shells_one_name(queue, shared_backend, kind):
 def big_source():
     with tempfile.TemporaryDirectory(prefix="mqfs-source-") as directory:
         path = pathlib.Path(directory, "source.txt")
-        path.write_bytes(b"0123456789abcde\n" * 65536 + b"\n")  # 1 MiB and one byte
+        path.write_bytes(b"0123456789abcde\n" * 65536 + b"end")  # 1 MiB and three bytes
         yield path
 
 

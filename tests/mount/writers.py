@@ -41,10 +41,13 @@ def snippet(script, kind):
     return write
 
 
-# The builtins' redirections end in dup2(), which throws the error of close() away: reports=False.
+# Where the shell opened the file its redirection ends in dup2(), which throws the error of close() away:
+# False. dash and busybox open it themselves even for other programs, bash does so in the program's
+# process: None means "in bash".
 SHELL_SNIPPETS = {
-    "cat": ('cat "$src" > "$dst"', True),
-    "append": ('cat "$src" >> "$dst"', True),
+    "cat": ('cat "$src" > "$dst"', None),
+    "append": ('cat "$src" >> "$dst"', None),
+    "builtin-echo": ('echo "$(cat "$src")" > "$dst"', False),
     "builtin": ('read -r l < "$src"; c=$(cat "$src"); printf "%s\\n" "$c" > "$dst"', False),
     "group": ('{ head -n 1 "$src"; echo warning >&2; tail -n +2 "$src"; } > "$dst"', False),
     "subshell": ('(head -n 1 "$src"; tail -n +2 "$src") > "$dst"', None),
@@ -57,7 +60,7 @@ SHELL_SNIPPETS = {
     "function": ('f() { head -n 1 "$src"; tail -n +2 "$src"; }; f > "$dst"', None),
     "pipeline": ('cat "$src" | cat > "$dst"', True),
     "hidden-mv": ('cat "$src" > "$dir/.draft" && mv "$dir/.draft" "$dst"', True),
-    "here-document": ('c=$(cat "$src"); cat > "$dst" <<EOF\n$c\nEOF', True),
+    "here-document": ('c=$(cat "$src"); cat > "$dst" <<EOF\n$c\nEOF', None),
 }
 
 COMMANDS = {
@@ -98,6 +101,10 @@ CLEANING_COMMANDS = {
     "busybox-tar": "sh -c 'ln -sf $srcname $srcdir/$name && tar -C $srcdir -chf - $name | busybox tar -C $dir -xf -'",
     "gunzip": "sh -c 'gzip -c $src | gunzip -c > $dst'",
 }
+
+
+# These do not look at what close() says.
+CARELESS = ("busybox-tee", "busybox-tar")
 
 
 def command(line):
@@ -289,9 +296,16 @@ PYTHON = {
 }
 
 WRITERS = {f"python-{name}": writer for name, writer in PYTHON.items()}
-WRITERS.update({name: Writer(command(line)) for name, line in COMMANDS.items()})
-WRITERS.update({name: Writer(command(line), keeps=False) for name, line in CLEANING_COMMANDS.items()})
+WRITERS.update({name: Writer(command(line), name not in CARELESS) for name, line in COMMANDS.items()})
+WRITERS.update({name: Writer(command(line), name not in CARELESS, keeps=False)
+                for name, line in CLEANING_COMMANDS.items()})
+
+
+def reports(can_report, shell, name):
+    return bool(can_report) or (can_report is None and shell == "bash" and name in ("cat", "append", "here-document"))
+
+
 for shell_name in SHELLS:
     for snippet_name, (text, can_report) in SHELL_SNIPPETS.items():
-        WRITERS[f"{shell_name}-{snippet_name}"] = Writer(snippet(text, shell_name), reports=bool(can_report),
-                                                         keeps=snippet_name != "hidden-mv")
+        WRITERS[f"{shell_name}-{snippet_name}"] = Writer(
+            snippet(text, shell_name), reports(can_report, shell_name, snippet_name), snippet_name != "hidden-mv")
