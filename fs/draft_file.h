@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef FS_DRAFT_FILE_H
+#define FS_DRAFT_FILE_H
+
+#include <stdbool.h>
+
+#include "node.h"
+
+struct draft;
+
+/* object: struct draft */
+extern const struct node_ops draft_file_ops;
+
+/* An open file, fi->fh. */
+struct draft_handle {
+	struct draft *draft; /* a reference */
+	bool writable;
+};
+
+/* user.mqfs.delay, in ms: 24 days, the longest delay level (mqfs/retry.h). */
+#define DELAY_MAX_MS (2097152LL * 1000)
+
+#endif
