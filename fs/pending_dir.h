@@ -17,9 +17,4 @@ extern const struct node_ops claimed_dir_ops;
 void pending_add_to_listing(struct fs *fs, struct queue *queue, enum mqfs_delivery_state state, enum view view,
                             mode_t type, struct listing *listing);
 
-/* Housekeeping: gives back what killed takers left (C3). No lock. */
-int64_t pending_tick(struct fs *fs, struct queue *queue, int64_t now_ms);
-/* (locked) The queue is gone. */
-void pending_forget_abandoned(struct queue *queue);
-
 #endif

@@ -7,10 +7,10 @@
 #include <string.h>
 
 #include "claim_file.h"
+#include "delivery_file.h"
 #include "draft.h"
 #include "housekeeping.h"
 #include "moved.h"
-#include "pending_dir.h"
 
 static void something_is_due(void *arg)
 {
@@ -110,7 +110,7 @@ static void unlist(struct fs *fs, struct queue *queue)
 	{
 		draft_discard(draft);
 	}
-	pending_forget_abandoned(queue);
+	delivery_file_forget_abandoned(queue);
 	moved_clear(queue);
 }
 
@@ -177,7 +177,7 @@ static int64_t queue_tick(struct fs *fs, struct queue *queue, int64_t now_ms)
 	fs_lock(fs);
 	int64_t next = earlier(drafts_tick(fs, queue, now_ms), moved_tick(queue, now_ms));
 	fs_unlock(fs);
-	next = earlier(next, pending_tick(fs, queue, now_ms));
+	next = earlier(next, delivery_file_tick(fs, queue, now_ms));
 	next = earlier(next, claim_file_tick(fs, queue, now_ms));
 	next = earlier(next, mqfs_consumer_tick(queue->consumer, now_ms));
 	next = earlier(next, mqfs_look_tick(queue->retry, now_ms));
