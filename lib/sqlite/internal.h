@@ -90,6 +90,8 @@ struct store {
 	bool more;               /* there was more to feed than one transaction takes */
 
 	/* checkpoint.c */
+	int64_t page_bytes;
+	int64_t reserved_pages; /* what the file has room for */
 	int64_t committed_ms;
 	int log_pages; /* in the write-ahead log, not yet all in the file */
 };

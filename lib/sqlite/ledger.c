@@ -7,6 +7,8 @@
 
 #include <mqfs/clock.h>
 
+#include "checkpoint.h"
+
 /* How long one attempt waits for another process's lock; deadlines are looked at in between. */
 enum { LEDGER_PATIENCE_MS = 100 };
 
@@ -36,6 +38,7 @@ int ledger_sync(struct store *store)
 	if (r < 0 || version == store->data_version)
 		return r;
 	store->data_version = version;
+	store->reserved_pages = 0;
 	store->due_us = -1;
 	ledger_forget(store);
 	return 1;
@@ -90,6 +93,8 @@ int ledger_commit(struct store *store)
 {
 	int r = ledger_flush(store);
 
+	if (r == 0)
+		r = checkpoint_reserve(store);
 	if (r == 0)
 		r = statement_run(store->statements[STATEMENT_COMMIT]);
 	if (r < 0)

@@ -77,6 +77,8 @@ static int schema_fail_db(char **ret_error, const char *path, sqlite3 *db)
 
 	if (result == -EAGAIN)
 		return schema_fail(ret_error, -ETIMEDOUT, "%s: another process has locked the store", path);
+	if ((sqlite3_errcode(db) & 0xff) == SQLITE_CORRUPT)
+		return schema_fail(ret_error, -EIO, "%s: the store is damaged (%s)", path, sqlite3_errmsg(db));
 	return schema_fail(ret_error, result, "%s: %s", path, sqlite3_errmsg(db));
 }
 
@@ -170,11 +172,10 @@ static int schema_check(sqlite3 *db, const char *path, char **ret_error)
 	if (sqlite3_prepare_v2(db, "PRAGMA quick_check(1)", -1, &statement, NULL) == SQLITE_OK &&
 	    sqlite3_step(statement) == SQLITE_ROW)
 		text = (const char *)sqlite3_column_text(statement, 0);
-	if (!text && (sqlite3_errcode(db) & 0xff) != SQLITE_CORRUPT)
+	if (!text)
 		r = schema_fail_db(ret_error, path, db);
-	else if (!text || strcmp(text, "ok") != 0)
-		r = schema_fail(ret_error, -EIO, "%s: the store is damaged (%s)", path,
-		                text ? text : sqlite3_errmsg(db));
+	else if (strcmp(text, "ok") != 0)
+		r = schema_fail(ret_error, -EIO, "%s: the store is damaged (%s)", path, text);
 	sqlite3_finalize(statement);
 	return r;
 }

@@ -18,6 +18,8 @@ static const char *const texts[STATEMENTS] = {
     [STATEMENT_COMMIT] = "COMMIT",
     [STATEMENT_ROLLBACK] = "ROLLBACK",
     [STATEMENT_DATA_VERSION] = "PRAGMA data_version",
+    [STATEMENT_PAGE_SIZE] = "PRAGMA page_size",
+    [STATEMENT_PAGE_COUNT] = "PRAGMA page_count",
     [STATEMENT_SEQUENCE_GET] = "SELECT sequence FROM store",
     [STATEMENT_SEQUENCE_SET] = "UPDATE store SET sequence = ?1",
 

@@ -263,7 +263,8 @@ static void writer_transact(struct store *store, int64_t now_ms)
 	/* What is published in this very transaction may feed a consumer that found nothing before. */
 	feed |= write && now_ms >= store->pause_until_ms && intake_hungry(store);
 	r = writer_try(store, batch, feed);
-	writer_note(store, r == -EAGAIN ? 0 : r);
+	if (write && r != -EAGAIN)
+		writer_note(store, r);
 	if (r == 0)
 		writer_complete(batch);
 	else if (r == -EAGAIN)
@@ -428,7 +429,9 @@ int writer_start(struct store *store)
 	store->sequence = -1;
 	store->due_us = -1;
 	sqlite3_busy_handler(store->db, writer_busy, store);
-	checkpoint_init(store);
+	r = checkpoint_init(store);
+	if (r < 0)
+		return r;
 	/* Signals are main's. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);

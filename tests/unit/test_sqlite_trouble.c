@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT */
+#include "sqlite_fixture.h"
+
+#include <sched.h>
+#include <sys/mount.h>
+
+/* When the disk is full, the file is locked, a message is damaged. */
+
+static struct mqfs_backend *backend;
+
+static int setup(void **state)
+{
+	if (fixture_setup(state) < 0)
+		return -1;
+	backend = open_store(10000);
+	return declare(backend, "jobs");
+}
+
+static int teardown(void **state)
+{
+	mqfs_backend_close(backend);
+	return fixture_teardown(state);
+}
+
+static struct mqfs_message *large_message(size_t bytes)
+{
+	struct mqfs_message *message = unit_message("");
+
+	assert_int_equal(mqfs_body_truncate(message->body, bytes), 0);
+	return message;
+}
+
+/* On a file system of 4 MiB of this process's own. */
+static void a_full_disk_is_enospc(void **state)
+{
+	struct collector collector = {0};
+	int fits = 0, r;
+
+	(void)state;
+	assert_int_equal(fixture_setup(state), 0);
+	if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+	    mount("tmpfs", directory, "tmpfs", 0, "size=4m") < 0) {
+		rmdir(directory);
+		skip();
+	}
+	backend = open_store(10000);
+	assert_int_equal(declare(backend, "jobs"), 0);
+	while ((r = publish(backend, "jobs", large_message(50000))) == 0)
+		fits++;
+	assert_int_equal(r, -ENOSPC);
+	assert_in_range(fits, 10, 80);
+	assert_int_equal(publish(backend, "jobs", large_message(50000)), -ENOSPC);
+	assert_int_equal(depths(backend, "jobs").ready, fits);
+	{
+		struct mqfs_backend_status status;
+
+		mqfs_backend_status(backend, &status);
+		assert_string_equal(status.reason, "the disk is full");
+	}
+	/* What is there can be consumed, and makes room for more. */
+	mqfs_consume(backend, "jobs", 1, &collector_sink, &collector);
+	for (int i = 0; i < fits; i++) {
+		assert_true(WAIT_UNTIL(collector.count > (size_t)i, ENOUGH_MS));
+		assert_int_equal(settle(backend, collector.got[i], MQFS_VERB_ACK), 0);
+	}
+	assert_int_equal(publish(backend, "jobs", large_message(50000)), 0);
+	collector_end(&collector, backend, "jobs");
+	mqfs_backend_close(backend);
+	assert_int_equal(umount2(directory, MNT_DETACH), 0);
+	assert_int_equal(fixture_teardown(state), 0);
+}
+
+static void a_locked_store_is_waited_for(void **state)
+{
+	struct call reads = {0}, late = {0}, waits = {0};
+	int64_t begin_ms;
+	sqlite3 *other;
+
+	(void)state;
+	assert_int_equal(sqlite3_open(path, &other), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(other, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+	begin_ms = mqfs_clock_monotonic_ms();
+	mqfs_publish(backend, "jobs", MQFS_PLACE_READY, 0, unit_message("late"), in_ms(500), call_done, &late);
+	mqfs_publish(backend, "jobs", MQFS_PLACE_READY, 0, unit_message("in time"), in_ms(ENOUGH_MS), call_done,
+	             &waits);
+	mqfs_queue_depths(backend, "jobs", in_ms(ENOUGH_MS), call_counted, &reads);
+	assert_int_equal(call_wait(&reads), 0);
+	assert_false(late.done);
+	assert_int_equal(call_wait(&late), -ETIMEDOUT);
+	assert_in_range(mqfs_clock_monotonic_ms() - begin_ms, 400, 5000);
+	assert_false(waits.done);
+	assert_int_equal(sqlite3_exec(other, "COMMIT", NULL, NULL, NULL), SQLITE_OK);
+	sqlite3_close(other);
+	assert_int_equal(call_wait(&waits), 0);
+	assert_int_equal(depths(backend, "jobs").ready, 1);
+}
+
+static void a_locked_store_can_be_closed(void **state)
+{
+	struct call waits = {0};
+	int64_t begin_ms;
+	sqlite3 *other;
+
+	(void)state;
+	assert_int_equal(sqlite3_open(path, &other), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(other, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+	mqfs_publish(backend, "jobs", MQFS_PLACE_READY, 0, unit_message("never"), MQFS_NEVER, call_done, &waits);
+	begin_ms = mqfs_clock_monotonic_ms();
+	mqfs_backend_close(backend);
+	assert_true(mqfs_clock_monotonic_ms() - begin_ms < 5000);
+	assert_true(waits.done);
+	assert_int_equal(waits.result, -ESHUTDOWN);
+	sqlite3_exec(other, "COMMIT", NULL, NULL, NULL);
+	sqlite3_close(other);
+	backend = open_store(10000);
+	assert_int_equal(depths(backend, "jobs").ready, 0);
+}
+
+/* The body is kept, and what follows is not held up. */
+static void a_damaged_message_goes_to_the_dead(void **state)
+{
+	struct collector collector = {0};
+	struct call dead;
+
+	(void)state;
+	assert_int_equal(publish(backend, "jobs", unit_message("damaged")), 0);
+	assert_int_equal(publish(backend, "jobs", unit_message("whole")), 0);
+	sql("UPDATE contents SET head = x'0101ffffffff' WHERE body = CAST('damaged' AS BLOB)");
+	mqfs_consume(backend, "jobs", 1, &collector_sink, &collector);
+	assert_true(WAIT_UNTIL(collector.count == 1, ENOUGH_MS));
+	assert_true(has_body(collector.got[0], "whole"));
+	assert_int_equal(depths(backend, "jobs").dead, 1);
+	dead = browse(backend, "jobs", MQFS_PLACE_DEAD);
+	assert_int_equal(dead.count, 1);
+	assert_true(has_body(dead.found[0], "damaged"));
+	assert_string_equal(mqfs_headers_string(&dead.found[0]->message->headers, "mqfs-dead-reason"), "damaged");
+	assert_int_equal(settle(backend, dead.found[0], MQFS_VERB_ACK), 0);
+	mqfs_delivery_unref(dead.found[0]);
+	collector_end(&collector, backend, "jobs");
+}
+
+/* A page of the middle is overwritten while the store is open. */
+static void a_damaged_page_is_eio(void **state)
+{
+	char rubbish[4096];
+	struct stat status;
+	int fd, r = 0;
+
+	(void)state;
+	for (int i = 0; i < 500; i++)
+		assert_int_equal(publish(backend, "jobs", unit_message("a task")), 0);
+	mqfs_backend_close(backend);
+	backend = open_store(10000);
+	assert_int_equal(stat(path, &status), 0);
+	memset(rubbish, 0x5a, sizeof(rubbish));
+	fd = open(path, O_WRONLY);
+	for (off_t at = 4096; at < status.st_size; at += 4096)
+		assert_int_equal(pwrite(fd, rubbish, sizeof(rubbish), at), sizeof(rubbish));
+	/* Not closed yet: that would drop the locks that the store holds in this process. */
+	r = publish(backend, "jobs", unit_message("no more"));
+	assert_int_equal(r, -EIO);
+	mqfs_backend_close(backend);
+	close(fd);
+	unlink(path);
+	backend = open_store(10000);
+}
+
+/* The counts are kept, not counted: they have to stay right through everything. */
+static void the_counts_stay_right(void **state)
+{
+	static const char drift[] = "SELECT count(*) FROM queues q WHERE"
+	                            " ready <> (SELECT count(*) FROM messages WHERE queue = q.id AND state = 0)"
+	                            " OR leased <> (SELECT count(*) FROM messages WHERE queue = q.id AND state = 1)"
+	                            " OR retry <> (SELECT count(*) FROM messages WHERE queue = q.id AND state = 2)"
+	                            " OR dead <> (SELECT count(*) FROM messages WHERE queue = q.id AND state = 3)";
+	struct collector collector = {0};
+	uint64_t random = 815;
+
+	(void)state;
+	assert_int_equal(declare(backend, "other"), 0);
+	mqfs_consume(backend, "jobs", 8, &collector_sink, &collector);
+	for (size_t i = 0; i < 60; i++) {
+		struct mqfs_disposition move = {.verb = MQFS_VERB_MOVE, .delay_ms = (int64_t)i % 3};
+		struct mqfs_message *message = unit_message("a task");
+		struct mqfs_delivery *delivery;
+		struct call call = {0};
+
+		message->priority = (int)(unit_random(&random) % 4);
+		if (i % 7 == 0)
+			assert_int_equal(mqfs_message_set_string(&message->expiration, "1"), 0);
+		assert_int_equal(publish(backend, i % 5 ? "jobs" : "other", message), 0);
+		if (i % 5 == 0 || i % 7 == 0)
+			continue;
+		assert_true(WAIT_UNTIL(collector.count > 0, ENOUGH_MS));
+		pthread_mutex_lock(&lock);
+		delivery = collector.got[--collector.count];
+		pthread_mutex_unlock(&lock);
+		move.queue = i % 2 ? "other" : NULL;
+		move.place = unit_random(&random) % 3;
+		move.copy = mqfs_message_copy(delivery->message);
+		mqfs_settle(backend, delivery, &move, in_ms(ENOUGH_MS), call_done, &call);
+		assert_int_equal(call_wait(&call), 0);
+		mqfs_delivery_unref(delivery);
+		assert_int_equal(sql_integer(drift), 0);
+	}
+	collector_end(&collector, backend, "jobs");
+	mqfs_backend_close(backend);
+	assert_int_equal(sql_integer(drift), 0);
+	assert_int_equal(sql_integer("SELECT (SELECT count(*) FROM messages) = (SELECT count(*) FROM contents)"), 1);
+	assert_int_equal(sql_integer("SELECT count(*) FROM messages WHERE mount IS NOT NULL"), 0);
+	backend = open_store(10000);
+}
+
+int main(void)
+{
+#define STORE_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	static const struct CMUnitTest tests[] = {
+	    STORE_TEST(a_locked_store_is_waited_for),
+	    STORE_TEST(a_locked_store_can_be_closed),
+	    STORE_TEST(a_damaged_message_goes_to_the_dead),
+	    STORE_TEST(a_damaged_page_is_eio),
+	    STORE_TEST(the_counts_stay_right),
+	    cmocka_unit_test(a_full_disk_is_enospc),
+	};
+
+	return cmocka_run_group_tests_name("sqlite trouble", tests, NULL, NULL);
+}
