@@ -58,7 +58,7 @@ void mqfs_look_free(struct mqfs_look *look)
 		DL_DELETE2(look->wanted, request, previous, next);
 		look_finish(request, -ESHUTDOWN, NULL);
 	}
-	look_put_back(look);
+	look_put_back(look, mqfs_clock_monotonic_ms());
 	look_leave(look);
 	look_unref(look);
 }

@@ -57,9 +57,8 @@ void look_release_issue(struct mqfs_look *look, struct mqfs_delivery *release)
 	}
 }
 
-void look_put_back(struct mqfs_look *look)
+void look_put_back(struct mqfs_look *look, int64_t now_ms)
 {
-	int64_t now_ms = mqfs_clock_monotonic_ms();
 	struct look_item *item, *next;
 	bool resting = look->phase == LOOK_HOLDING && look->held_count > 0;
 
@@ -107,7 +106,7 @@ int64_t look_age(struct mqfs_look *look, int64_t now_ms)
 	int64_t phase_ms = MQFS_NEVER;
 
 	if (look->phase == LOOK_HOLDING && !look->browsing && now_ms >= hold_end_ms(look))
-		look_put_back(look);
+		look_put_back(look, now_ms);
 	if (look->phase == LOOK_RESTING && now_ms >= look->rest_ms)
 		look->phase = LOOK_IDLE;
 	if (look->phase == LOOK_HOLDING && !look->browsing)

@@ -138,7 +138,7 @@ void look_release_issue(struct mqfs_look *look, struct mqfs_delivery *release);
 /* What the clock brings: puts back, rests, forgets what has left retry/ by itself. Returns when it wants to be
  * called next. */
 int64_t look_age(struct mqfs_look *look, int64_t now_ms);
-void look_put_back(struct mqfs_look *look);
+void look_put_back(struct mqfs_look *look, int64_t now_ms);
 /* Gives the item back, if it is held; it stays listed. */
 void look_release(struct mqfs_look *look, struct look_item *item);
 void look_unlist(struct mqfs_look *look, struct look_item *item);

@@ -37,6 +37,7 @@ struct settlement {
 	enum mqfs_place place;
 	int64_t level_ms;
 	struct mqfs_message *copy; /* to be published, or NULL */
+	bool copied;               /* a move's copy is confirmed: the rest is the original's ack */
 	bool counted;              /* this very delivery came with a count */
 	enum mqfs_place from;
 	/* Which delivery. Copied, since the consumer may replace them when a lost claim comes back. */
@@ -129,6 +130,8 @@ static struct settlement *settlement_free(struct settlement *settlement)
 
 static void settlement_end(struct settlement *settlement, int result, const char *reason)
 {
+	if (result == -ESTALE && settlement->copied)
+		result = MQFS_MOVED_STALE;
 	if (result == -ESTALE && !reason)
 		reason = "the connection that delivered it is gone; it is delivered again";
 	settlement->done(settlement->arg, result, reason);
@@ -194,6 +197,7 @@ static void copy_published(void *arg, int result, const char *reason)
 		settlement_end(settlement, result, reason);
 		return;
 	}
+	settlement->copied = settlement->verb == MQFS_VERB_MOVE;
 	settlement->job.run = ack_original;
 	settlement->job.late_result = -ETIMEDOUT;
 	if (settlement->job.deadline_ms < grace_ms)

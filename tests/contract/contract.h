@@ -99,6 +99,8 @@ struct mqfs_message *message_with(const char *body, int priority, const char *me
 int publish_message(const char *queue, enum mqfs_place place, int64_t delay_ms, struct mqfs_message *message);
 void publish(const char *queue, const char *body); /* stamped as mqfs does; must be confirmed */
 void publish_at(const char *queue, const char *body, int priority);
+void publish_numbers(const char *queue, int count); /* bodies "0", "1", … */
+int number_of(const struct mqfs_delivery *delivery);
 bool has_body(const struct mqfs_delivery *delivery, const char *body);
 /* Settles a delivery of an intake's (intake.c releases those that were not). */
 int settle(struct mqfs_delivery *delivery, enum mqfs_verb verb);
@@ -134,6 +136,8 @@ struct reader *reader_new(struct mqfs_backend *at, const char *queue);
 void reader_free(struct reader *reader); /* also early */
 struct mqfs_consumer *window(struct reader *reader);
 struct mqfs_counters *counted(struct reader *reader);
+/* Outcomes are counted when the backend has done them, a moment after they were answered. */
+bool comes_to(atomic_ullong *counter, unsigned long long value);
 struct mqfs_look *look_at(struct reader *reader, enum mqfs_place place);
 /* Claims, waiting at most within_ms; NULL when nothing came. The test's end drops the reference. */
 struct mqfs_delivery *claim_within(struct reader *reader, int64_t within_ms);

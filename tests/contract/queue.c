@@ -222,6 +222,26 @@ void publish(const char *queue, const char *body)
 	publish_at(queue, body, -1);
 }
 
+void publish_numbers(const char *queue, int count)
+{
+	char body[16];
+
+	for (int i = 0; i < count; i++) {
+		snprintf(body, sizeof(body), "%d", i);
+		publish(queue, body);
+	}
+}
+
+int number_of(const struct mqfs_delivery *delivery)
+{
+	const struct mqfs_body *body = delivery->message->body;
+	int number = 0;
+
+	for (size_t i = 0; i < body->bytes; i++)
+		number = number * 10 + body->data[i] - '0';
+	return number;
+}
+
 bool has_body(const struct mqfs_delivery *delivery, const char *body)
 {
 	return delivery->message->body->bytes == strlen(body) &&

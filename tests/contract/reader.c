@@ -99,6 +99,17 @@ struct mqfs_counters *counted(struct reader *reader)
 	return &reader->counters;
 }
 
+bool comes_to(atomic_ullong *counter, unsigned long long value)
+{
+	int64_t deadline_ms = in_ms(ENOUGH_MS);
+
+	while (*counter != value && mqfs_clock_monotonic_ms() < deadline_ms)
+		sleep_ms(10);
+	if (*counter != value)
+		print_message("    (counted are %llu, not %llu)\n", (unsigned long long)*counter, value);
+	return *counter == value;
+}
+
 struct mqfs_look *look_at(struct reader *reader, enum mqfs_place place)
 {
 	return place == MQFS_PLACE_RETRY ? reader->retry : reader->dead;

@@ -3,16 +3,6 @@
 
 /* The backend's own consumers, without the window. */
 
-static void publish_numbers(const char *queue, int count)
-{
-	char body[32];
-
-	for (int i = 0; i < count; i++) {
-		snprintf(body, sizeof(body), "%d", i);
-		publish(queue, body);
-	}
-}
-
 static void prepared_comes_first(void **state)
 {
 	const char *queue = make_queue();
@@ -182,8 +172,7 @@ static void two_mounts_compete(void **state)
 		if (!WAIT_UNTIL(intakes[i]->count > acked[i], 20))
 			continue;
 		delivery = intakes[i]->deliveries[acked[i]++];
-		number = (int)strtol(strndupa((char *)delivery->message->body->data, delivery->message->body->bytes),
-		                     NULL, 10);
+		number = number_of(delivery);
 		assert_false(seen[number]);
 		seen[number] = true;
 		assert_int_equal(settle_at(intakes[i]->at, delivery, MQFS_VERB_ACK), 0);

@@ -112,11 +112,8 @@ static void many_at_once(void **state)
 		assert_int_equal(call_wait(calls[i]), 0);
 	intake = intake_new(backend, queue, MANY);
 	for (int i = 0; i < MANY; i++) {
-		struct mqfs_delivery *delivery = intake_next(intake);
-		int number = 0;
+		int number = number_of(intake_next(intake));
 
-		for (size_t j = 0; j < delivery->message->body->bytes; j++)
-			number = number * 10 + delivery->message->body->data[j] - '0';
 		assert_true(number >= 0 && number < MANY);
 		assert_false(seen[number]);
 		seen[number] = true;
