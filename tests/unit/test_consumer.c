@@ -1,0 +1,587 @@
+/* SPDX-License-Identifier: MIT */
+#include "unit.h"
+
+#include <errno.h>
+
+#include <mqfs/backend.h>
+#include <mqfs/clock.h>
+#include <mqfs/consumer.h>
+#include <mqfs/failure.h>
+#include <mqfs/log.h>
+
+/*
+ * The window above a backend that is this test: it completes, fails, loses its connection and delivers
+ * again when the test says so. What real backends do with the same window is the contract suite's.
+ */
+
+#define SETTLES_MAX 64
+
+static struct fake {
+	struct mqfs_backend base;
+	const struct mqfs_sink *sink;
+	void *sink_arg;
+	int consumes, cancels, prefetch;
+	mqfs_done_fn *cancelled;
+	void *cancelled_arg;
+	struct {
+		uint64_t generation, tag;
+		enum mqfs_verb verb;
+		enum mqfs_place place;
+		struct mqfs_message *copy;
+		mqfs_done_fn *done;
+		void *arg;
+	} settles[SETTLES_MAX];
+	size_t settled; /* how many were asked for */
+} fake;
+
+static void fake_consume(struct mqfs_backend *backend, const char *queue, int prefetch, const struct mqfs_sink *sink,
+                         void *arg)
+{
+	(void)backend;
+	(void)queue;
+	fake.consumes++;
+	fake.prefetch = prefetch;
+	fake.sink = sink;
+	fake.sink_arg = arg;
+}
+
+static void fake_cancel(struct mqfs_backend *backend, const char *queue, mqfs_done_fn *done, void *arg)
+{
+	(void)backend;
+	(void)queue;
+	fake.cancels++;
+	fake.cancelled = done;
+	fake.cancelled_arg = arg;
+}
+
+static void fake_settle(struct mqfs_backend *backend, struct mqfs_delivery *delivery,
+                        const struct mqfs_disposition *disposition, int64_t deadline_ms, mqfs_done_fn *done, void *arg)
+{
+	(void)backend;
+	(void)deadline_ms;
+	assert_true(fake.settled < SETTLES_MAX);
+	fake.settles[fake.settled].generation = delivery->generation;
+	fake.settles[fake.settled].tag = delivery->tag;
+	fake.settles[fake.settled].verb = disposition->verb;
+	fake.settles[fake.settled].place = disposition->place;
+	fake.settles[fake.settled].copy = disposition->copy;
+	fake.settles[fake.settled].done = done;
+	fake.settles[fake.settled++].arg = arg;
+}
+
+static const struct mqfs_backend_ops fake_ops = {
+    .scheme = "fake", .looks_hold = true, .consume = fake_consume, .cancel = fake_cancel, .settle = fake_settle};
+
+static struct mqfs_consumer *consumer;
+static struct mqfs_counters counters;
+static struct mqfs_settings settings;
+
+static void complete(size_t index, int result, const char *reason)
+{
+	mqfs_done_fn *done = fake.settles[index].done;
+
+	assert_true(index < fake.settled && done);
+	fake.settles[index].done = NULL;
+	mqfs_message_free(fake.settles[index].copy);
+	done(fake.settles[index].arg, result, reason);
+}
+
+static void complete_cancel(void)
+{
+	mqfs_done_fn *done = fake.cancelled;
+
+	assert_non_null(done);
+	fake.cancelled = NULL;
+	done(fake.cancelled_arg, 0, NULL);
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	fake = (struct fake){.base.ops = &fake_ops};
+	memset(&counters, 0, sizeof(counters));
+	mqfs_settings_init(&settings);
+	mqfs_log_set_level(MQFS_LOG_ERROR);
+	consumer = mqfs_consumer_new(&fake.base, "jobs", &settings, &counters);
+	mqfs_consumer_touch(consumer);
+	return consumer && fake.consumes == 1 ? 0 : -1;
+}
+
+/* Whatever the test left open ends as in a close of the backend. */
+static int teardown(void **state)
+{
+	(void)state;
+	mqfs_consumer_free(consumer);
+	if (fake.cancelled)
+		complete_cancel();
+	for (size_t i = 0; i < fake.settled; i++)
+		if (fake.settles[i].done)
+			complete(i, -ESHUTDOWN, NULL);
+	return 0;
+}
+
+static void deliver(const char *id, const char *copy, bool redelivered, uint64_t generation, uint64_t tag)
+{
+	struct mqfs_message *message = unit_message("body");
+	struct mqfs_delivery *delivery;
+
+	assert_int_equal(mqfs_message_set_string(&message->message_id, id), 0);
+	if (copy)
+		assert_int_equal(mqfs_headers_set_string(&message->headers, "mqfs-copy", copy), 0);
+	delivery = mqfs_delivery_new(message, "jobs");
+	assert_non_null(delivery);
+	delivery->redelivered = redelivered;
+	delivery->generation = generation;
+	delivery->tag = tag;
+	delivery->delivered_ms = mqfs_clock_monotonic_ms();
+	fake.sink->delivered(fake.sink_arg, delivery);
+}
+
+static void lose(uint64_t generation)
+{
+	fake.sink->lost(fake.sink_arg, generation);
+}
+
+static void count_one(struct mqfs_delivery *delivery, void *arg)
+{
+	(void)delivery;
+	++*(int *)arg;
+}
+
+static int listed(enum mqfs_delivery_state state)
+{
+	int count = 0;
+
+	mqfs_consumer_list(consumer, state, count_one, &count);
+	return count;
+}
+
+/* A claimed one; the reference stays with the window's while it is listed. */
+static struct mqfs_delivery *claim(void)
+{
+	struct mqfs_delivery *delivery = NULL;
+
+	assert_int_equal(mqfs_consumer_claim(consumer, "unit", false, NULL, &delivery), 1);
+	return delivery;
+}
+
+static int settle(struct mqfs_delivery *delivery, enum mqfs_settlement how)
+{
+	return mqfs_consumer_settle(consumer, delivery, how);
+}
+
+static int64_t tick_in(int64_t ms)
+{
+	return mqfs_consumer_tick(consumer, mqfs_clock_monotonic_ms() + ms);
+}
+
+static void assert_asked(size_t index, enum mqfs_verb verb, uint64_t generation, uint64_t tag)
+{
+	assert_int_equal(fake.settled, index + 1);
+	assert_int_equal(fake.settles[index].verb, verb);
+	assert_int_equal(fake.settles[index].generation, generation);
+	assert_int_equal(fake.settles[index].tag, tag);
+}
+
+static void an_ack_ends_it(void **state)
+{
+	struct mqfs_delivery *delivery;
+
+	(void)state;
+	deliver("id", "copy", false, 1, 1);
+	delivery = claim();
+	assert_int_equal(settle(delivery, MQFS_SETTLE_ACK), 0);
+	assert_int_equal(listed(MQFS_DELIVERY_CLAIMED), 0);
+	assert_asked(0, MQFS_VERB_ACK, 1, 1);
+	complete(0, 0, NULL);
+	assert_int_equal(delivery->state, MQFS_DELIVERY_SETTLED);
+	assert_int_equal(counters.acked, 1);
+	mqfs_delivery_unref(delivery);
+}
+
+static void a_late_failure_is_listed_and_tried_again(void **state)
+{
+	struct mqfs_delivery *delivery;
+
+	(void)state;
+	deliver("id", "copy", false, 1, 1);
+	delivery = claim();
+	assert_int_equal(settle(delivery, MQFS_SETTLE_ACK), 0);
+	complete(0, -ETIMEDOUT, "the broker is silent");
+	assert_int_equal(listed(MQFS_DELIVERY_CLAIMED), 1);
+	assert_string_equal(delivery->error, "the broker is silent");
+	tick_in(1000);
+	assert_int_equal(fake.settled, 1);
+	assert_true(tick_in(1000) <= mqfs_clock_monotonic_ms() + 3000);
+	tick_in(3100);
+	assert_asked(1, MQFS_VERB_ACK, 1, 1);
+	complete(1, 0, NULL);
+	assert_int_equal(listed(MQFS_DELIVERY_CLAIMED), 0);
+	assert_int_equal(counters.acked, 1);
+	mqfs_delivery_unref(delivery);
+}
+
+static void a_claim_whose_outcome_is_tried_never_expires(void **state)
+{
+	struct mqfs_delivery *delivery;
+
+	(void)state;
+	deliver("id", "copy", false, 1, 1);
+	delivery = claim();
+	assert_int_equal(settle(delivery, MQFS_SETTLE_ACK), 0);
+	complete(0, -ETIMEDOUT, NULL);
+	tick_in(settings.claim_timeout_ms + 1000);
+	assert_asked(1, MQFS_VERB_ACK, 1, 1);
+	assert_int_equal(counters.expired_claims, 0);
+	mqfs_delivery_unref(delivery);
+}
+
+static void a_new_outcome_replaces_the_one_being_tried(void **state)
+{
+	struct mqfs_delivery *delivery;
+	struct mqfs_history history;
+
+	(void)state;
+	deliver("id", "copy", false, 1, 1);
+	delivery = claim();
+	assert_int_equal(mqfs_consumer_set_error(consumer, delivery, "exit 1", 6), 0);
+	assert_int_equal(settle(delivery, MQFS_SETTLE_ACK), 0);
+	complete(0, -EHOSTDOWN, "away");
+	tick_in(3100);
+	assert_asked(1, MQFS_VERB_ACK, 1, 1);
+	assert_int_equal(settle(delivery, MQFS_SETTLE_BURY), 0); /* while the ack is in flight */
+	assert_int_equal(listed(MQFS_DELIVERY_CLAIMED), 0);
+	complete(1, -EHOSTDOWN, "away");
+	assert_asked(2, MQFS_VERB_MOVE, 1, 1);
+	assert_int_equal(fake.settles[2].place, MQFS_PLACE_DEAD);
+	mqfs_history_read(fake.settles[2].copy, &history);
+	assert_string_equal(history.error, "exit 1"); /* the failure's reason, not the late one's */
+	complete(2, 0, NULL);
+	assert_int_equal(counters.acked, 0);
+	assert_int_equal(counters.dead_lettered, 1);
+	mqfs_delivery_unref(delivery);
+}
+
+static void a_lost_claim_is_attached_to_its_redelivery(void **state)
+{
+	struct mqfs_delivery *delivery;
+
+	(void)state;
+	deliver("id", "copy", false, 1, 7);
+	delivery = claim();
+	lose(1);
+	assert_int_equal(listed(MQFS_DELIVERY_CLAIMED), 1);
+	deliver("id", "copy", true, 2, 1);
+	assert_int_equal(listed(MQFS_DELIVERY_PENDING), 0);
+	assert_int_equal(listed(MQFS_DELIVERY_CLAIMED), 1);
+	assert_int_equal(settle(delivery, MQFS_SETTLE_ACK), 0);
+	assert_asked(0, MQFS_VERB_ACK, 2, 1);
+	complete(0, 0, NULL);
+	deliver("id", "copy", true, 2, 2); /* used up: the next one is a delivery like any other */
+	assert_int_equal(listed(MQFS_DELIVERY_PENDING), 1);
+	mqfs_delivery_unref(delivery);
+}
+
+static void an_outcome_waits_for_the_redelivery(void **state)
+{
+	struct mqfs_delivery *delivery;
+
+	(void)state;
+	deliver("id", "copy", false, 1, 7);
+	delivery = claim();
+	lose(1);
+	assert_int_equal(settle(delivery, MQFS_SETTLE_ACK), 0);
+	assert_int_equal(fake.settled, 0);
+	assert_int_equal(listed(MQFS_DELIVERY_CLAIMED), 0);
+	deliver("id", "copy", true, 2, 1);
+	assert_int_equal(listed(MQFS_DELIVERY_PENDING), 0);
+	assert_asked(0, MQFS_VERB_ACK, 2, 1);
+	complete(0, 0, NULL);
+	assert_int_equal(counters.acked, 1);
+	mqfs_delivery_unref(delivery);
+}
+
+static void only_the_very_copy_is_matched(void **state)
+{
+	struct mqfs_delivery *delivery;
+
+	(void)state;
+	deliver("id", "copy", false, 1, 7);
+	delivery = claim();
+	lose(1);
+	assert_int_equal(settle(delivery, MQFS_SETTLE_ACK), 0);
+	deliver("id", "another copy", true, 2, 1);
+	deliver("id", NULL, true, 2, 2);
+	deliver("another id", "copy", true, 2, 3);
+	deliver("id", "copy", false, 2, 4); /* not redelivered: published twice */
+	assert_int_equal(listed(MQFS_DELIVERY_PENDING), 4);
+	assert_int_equal(fake.settled, 0);
+	mqfs_delivery_unref(delivery);
+}
+
+static void a_stranger_is_known_by_its_id(void **state)
+{
+	struct mqfs_delivery *delivery;
+
+	(void)state;
+	deliver("id", NULL, false, 1, 7);
+	delivery = claim();
+	lose(1);
+	assert_int_equal(settle(delivery, MQFS_SETTLE_ACK), 0);
+	deliver("id", NULL, true, 2, 1);
+	assert_asked(0, MQFS_VERB_ACK, 2, 1);
+	mqfs_delivery_unref(delivery);
+}
+
+static void without_an_id_it_is_stale(void **state)
+{
+	struct mqfs_delivery *delivery;
+
+	(void)state;
+	deliver(NULL, NULL, false, 1, 7);
+	delivery = claim();
+	lose(1);
+	assert_int_equal(settle(delivery, MQFS_SETTLE_ACK), -ESTALE);
+	assert_int_equal(delivery->state, MQFS_DELIVERY_LOST);
+	assert_int_equal(settle(delivery, MQFS_SETTLE_ACK), -ESTALE);
+	deliver(NULL, NULL, true, 2, 1);
+	assert_int_equal(listed(MQFS_DELIVERY_PENDING), 1);
+	assert_int_equal(listed(MQFS_DELIVERY_CLAIMED), 0);
+	assert_int_equal(fake.settled, 0);
+	mqfs_delivery_unref(delivery);
+}
+
+static void what_nobody_took_is_forgotten(void **state)
+{
+	(void)state;
+	deliver("id", "copy", false, 1, 1);
+	deliver("younger", "copy 2", false, 2, 2);
+	lose(1);
+	assert_int_equal(listed(MQFS_DELIVERY_PENDING), 1);
+	deliver("id", "copy", true, 2, 3);
+	assert_int_equal(listed(MQFS_DELIVERY_PENDING), 2);
+}
+
+static void a_record_ages_out(void **state)
+{
+	struct mqfs_delivery *delivery;
+
+	(void)state;
+	deliver("id", "copy", false, 1, 7);
+	delivery = claim();
+	lose(1);
+	assert_int_equal(settle(delivery, MQFS_SETTLE_ACK), 0);
+	tick_in(3600000 + 1000);
+	assert_int_equal(delivery->state, MQFS_DELIVERY_LOST);
+	deliver("id", "copy", true, 2, 1);
+	assert_int_equal(fake.settled, 0);
+	assert_int_equal(listed(MQFS_DELIVERY_PENDING), 1);
+	mqfs_delivery_unref(delivery);
+}
+
+static void an_outcome_in_flight_is_kept(void **state)
+{
+	struct mqfs_delivery *delivery;
+
+	(void)state;
+	deliver("id", "copy", false, 1, 7);
+	delivery = claim();
+	assert_int_equal(settle(delivery, MQFS_SETTLE_BURY), 0);
+	lose(1);
+	complete(0, -ESTALE, NULL);
+	assert_int_equal(listed(MQFS_DELIVERY_CLAIMED), 0);
+	deliver("id", "copy", true, 2, 1);
+	assert_asked(1, MQFS_VERB_MOVE, 2, 1);
+	assert_int_equal(fake.settles[1].place, MQFS_PLACE_DEAD);
+	mqfs_delivery_unref(delivery);
+}
+
+static void a_redelivery_may_overtake_the_completion(void **state)
+{
+	struct mqfs_delivery *delivery;
+
+	(void)state;
+	deliver("id", "copy", false, 1, 7);
+	delivery = claim();
+	assert_int_equal(settle(delivery, MQFS_SETTLE_BURY), 0);
+	lose(1);
+	deliver("id", "copy", true, 2, 1);
+	assert_int_equal(listed(MQFS_DELIVERY_PENDING), 0);
+	assert_int_equal(fake.settled, 1);
+	complete(0, -ETIMEDOUT, NULL);
+	assert_asked(1, MQFS_VERB_MOVE, 2, 1);
+	complete(1, 0, NULL);
+	assert_int_equal(counters.dead_lettered, 1);
+	mqfs_delivery_unref(delivery);
+}
+
+static void a_safe_copy_is_not_published_again(void **state)
+{
+	struct mqfs_delivery *delivery;
+
+	(void)state;
+	deliver("id", "copy", false, 1, 7);
+	delivery = claim();
+	assert_int_equal(settle(delivery, MQFS_SETTLE_RETRY), 0);
+	complete(0, MQFS_MOVED_STALE, NULL);
+	lose(1);
+	deliver("id", "copy", true, 2, 1);
+	assert_asked(1, MQFS_VERB_ACK, 2, 1);
+	complete(1, 0, NULL);
+	assert_int_equal(counters.retried, 1);
+	assert_int_equal(counters.acked, 0);
+	mqfs_delivery_unref(delivery);
+}
+
+static void without_places_for_failures(void **state)
+{
+	struct mqfs_delivery *first, *second;
+
+	(void)state;
+	fake.sink->prepared(fake.sink_arg, -EACCES, "refused");
+	deliver("id", "copy", false, 1, 1);
+	deliver("id 2", "copy 2", false, 1, 2);
+	first = claim();
+	second = claim();
+	assert_int_equal(settle(first, MQFS_SETTLE_RETRY), -EACCES);
+	assert_int_equal(settle(first, MQFS_SETTLE_BURY), -EACCES);
+	assert_int_equal(listed(MQFS_DELIVERY_CLAIMED), 2);
+	assert_int_equal(settle(first, MQFS_SETTLE_ABANDON), 0);
+	assert_asked(0, MQFS_VERB_RELEASE, 1, 1);
+	tick_in(settings.claim_timeout_ms + 1000);
+	assert_asked(1, MQFS_VERB_RELEASE, 1, 2);
+	assert_int_equal(counters.expired_claims, 1);
+	mqfs_delivery_unref(first);
+	mqfs_delivery_unref(second);
+}
+
+static void consumer_timeout_bounds_a_claim(void **state)
+{
+	struct mqfs_delivery *delivery;
+	int64_t left_ms;
+
+	(void)state;
+	settings.claim_timeout_ms = 40 * 60000;
+	settings.consumer_timeout_ms = 30 * 60000;
+	mqfs_consumer_configure(consumer, &settings);
+	deliver("id", "copy", false, 1, 1);
+	delivery = claim();
+	left_ms = delivery->expires_ms - mqfs_clock_monotonic_ms();
+	assert_true(left_ms <= 29 * 60000 && left_ms > 29 * 60000 - 5000);
+	assert_int_equal(mqfs_consumer_extend(consumer, delivery), -ETIME);
+	mqfs_delivery_unref(delivery);
+}
+
+static void cancel_and_consume_never_cross(void **state)
+{
+	(void)state;
+	deliver("id", "copy", false, 1, 1);
+	tick_in(settings.idle_release_ms + 1000);
+	assert_int_equal(fake.cancels, 1);
+	assert_int_equal(fake.settled, 0); /* given back when the cancel is done, or it would come again */
+	mqfs_consumer_touch(consumer);
+	assert_int_equal(fake.consumes, 1);
+	complete_cancel();
+	assert_asked(0, MQFS_VERB_RELEASE, 1, 1);
+	assert_int_equal(fake.consumes, 2);
+	complete(0, 0, NULL);
+}
+
+struct outcome {
+	int times, result;
+};
+
+static void note(void *arg, int result, const char *reason)
+{
+	struct outcome *outcome = arg;
+
+	(void)reason;
+	outcome->times++;
+	outcome->result = result;
+}
+
+static void a_stop_waits_for_all(void **state)
+{
+	struct outcome stopped = {0};
+
+	(void)state;
+	deliver("id", "copy", false, 1, 1);
+	mqfs_consumer_stop(consumer, note, &stopped);
+	assert_int_equal(fake.cancels, 1);
+	complete_cancel();
+	assert_int_equal(stopped.times, 0);
+	complete(0, 0, NULL);
+	assert_int_equal(stopped.times, 1);
+	assert_int_equal(stopped.result, 0);
+}
+
+static void note_waiter(struct mqfs_waiter *waiter, int result, struct mqfs_delivery *delivery)
+{
+	assert_null(delivery);
+	assert_int_equal(waiter->kind, 0);
+	waiter->result = result - 1000;
+}
+
+static void an_ended_consumer_answers_its_waiters(void **state)
+{
+	struct mqfs_waiter waiter = {.done = note_waiter};
+	struct mqfs_delivery *none;
+
+	(void)state;
+	assert_int_equal(mqfs_consumer_claim(consumer, "unit", true, &waiter, &none), 0);
+	fake.sink->ended(fake.sink_arg, -ENOENT, "deleted");
+	assert_int_equal(waiter.result, -ENOENT - 1000);
+	assert_int_equal(fake.cancels, 1); /* tells when the sink is free */
+	complete_cancel();
+	assert_int_equal(fake.consumes, 1);
+	mqfs_consumer_touch(consumer);
+	assert_int_equal(fake.consumes, 2);
+}
+
+static void a_forward_that_fails_leaves_it_claimed(void **state)
+{
+	struct outcome outcome = {0};
+	struct mqfs_delivery *delivery;
+
+	(void)state;
+	deliver("id", "copy", false, 1, 1);
+	delivery = claim();
+	assert_int_equal(mqfs_consumer_forward(consumer, delivery, "other", -1, MQFS_NEVER, note, &outcome), 0);
+	assert_int_equal(mqfs_consumer_forward(consumer, delivery, "other", -1, MQFS_NEVER, note, &outcome), -ENOENT);
+	complete(0, -ENOENT, NULL);
+	assert_int_equal(outcome.times, 1);
+	assert_int_equal(outcome.result, -ENOENT);
+	assert_int_equal(listed(MQFS_DELIVERY_CLAIMED), 1);
+	tick_in(4000);
+	assert_int_equal(fake.settled, 1); /* and is not tried again */
+	mqfs_delivery_unref(delivery);
+}
+
+int main(void)
+{
+#define CASE(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
+	const struct CMUnitTest tests[] = {
+	    CASE(an_ack_ends_it),
+	    CASE(a_late_failure_is_listed_and_tried_again),
+	    CASE(a_claim_whose_outcome_is_tried_never_expires),
+	    CASE(a_new_outcome_replaces_the_one_being_tried),
+	    CASE(a_lost_claim_is_attached_to_its_redelivery),
+	    CASE(an_outcome_waits_for_the_redelivery),
+	    CASE(only_the_very_copy_is_matched),
+	    CASE(a_stranger_is_known_by_its_id),
+	    CASE(without_an_id_it_is_stale),
+	    CASE(what_nobody_took_is_forgotten),
+	    CASE(a_record_ages_out),
+	    CASE(an_outcome_in_flight_is_kept),
+	    CASE(a_redelivery_may_overtake_the_completion),
+	    CASE(a_safe_copy_is_not_published_again),
+	    CASE(without_places_for_failures),
+	    CASE(consumer_timeout_bounds_a_claim),
+	    CASE(cancel_and_consume_never_cross),
+	    CASE(a_stop_waits_for_all),
+	    CASE(an_ended_consumer_answers_its_waiters),
+	    CASE(a_forward_that_fails_leaves_it_claimed),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
