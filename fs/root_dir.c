@@ -289,7 +289,10 @@ static int check_empty(struct queue *queue)
 {
 	struct mqfs_consumer_state state;
 	mqfs_consumer_state_of(queue->consumer, &state);
-	return queue->draft_count > 0 || state.claimed > 0 ? -ENOTEMPTY : 0;
+	/* What a look holds the broker does not count: it would delete the queue with it. */
+	bool content = queue->draft_count > 0 || state.claimed > 0 || mqfs_look_held(queue->retry) > 0 ||
+	               mqfs_look_held(queue->dead) > 0;
+	return content ? -ENOTEMPTY : 0;
 }
 
 static void root_rmdir(struct fs *fs, fuse_req_t req, struct node *dir, const char *file)

@@ -57,7 +57,8 @@ static char *stats_text(struct queue *queue)
 		"\ndead %" PRId64 "\noutbox 0\ndrafts %" PRId64 "\npublished %llu\nconfirmed %llu\nreturned %llu\n"
 		"nacked %llu\ndelivered %llu\nredelivered %llu\nacked %llu\nretried %llu\ndead_lettered %llu\n"
 		"expired_claims %llu\nprefetch %" PRId64 "\nprefetch_full %llu\noldest_pending_age %" PRId64 ".%03d\n",
-		d->ready, d->consumers, state.pending, state.claimed, d->retry, d->dead, queue->draft_count,
+		d->ready, d->consumers, state.pending, state.claimed, d->retry + mqfs_look_held(queue->retry),
+		d->dead + mqfs_look_held(queue->dead), queue->draft_count,
 		atomic_load(&c->published), atomic_load(&c->confirmed), atomic_load(&c->returned),
 		atomic_load(&c->nacked), atomic_load(&c->delivered), atomic_load(&c->redelivered),
 		atomic_load(&c->acked), atomic_load(&c->retried), atomic_load(&c->dead_lettered),

@@ -194,6 +194,14 @@ int mqfs_look_refresh(struct mqfs_look *look, mqfs_done_fn *done, void *arg)
 	return waits ? 0 : 1;
 }
 
+int64_t mqfs_look_held(struct mqfs_look *look)
+{
+	look_enter(look);
+	int64_t held = (int64_t)look->held_count;
+	look_leave(look);
+	return held;
+}
+
 void mqfs_look_list(struct mqfs_look *look, void (*each)(struct mqfs_delivery *delivery, void *arg), void *arg)
 {
 	struct look_item *item, *next;

@@ -37,6 +37,8 @@ void mqfs_look_expire(struct mqfs_look *look);
 
 /* each runs under the look's lock and must not call it. In order of name. */
 void mqfs_look_list(struct mqfs_look *look, void (*each)(struct mqfs_delivery *delivery, void *arg), void *arg);
+/* How many messages it holds right now, which the backend does not count among what is there (mqfs_depths). */
+int64_t mqfs_look_held(struct mqfs_look *look);
 /* A reference, or NULL. Counts as an access. */
 struct mqfs_delivery *mqfs_look_find(struct mqfs_look *look, const char *name);
 
