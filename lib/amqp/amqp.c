@@ -21,6 +21,7 @@
 #include "publisher.h"
 #include "topology.h"
 #include "url.h"
+#include "../utf8.h"
 #include "watchdog.h"
 
 /*
@@ -136,12 +137,15 @@ static void rabbit_status(struct mqfs_backend *backend, struct mqfs_backend_stat
 
 /* ---- requests ---- */
 
-/* A queue of such a name can't exist: it doesn't fit a short string. */
+/*
+ * Can a queue of such a name exist? It must fit a short string; the broker drops line breaks, so that another's queue
+ * would answer; and it closes the connection on what is not UTF-8.
+ */
 static bool is_name(const char *queue)
 {
 	size_t bytes = strlen(queue);
 
-	return bytes > 0 && bytes <= MQFS_NAME_MAX;
+	return bytes > 0 && bytes <= MQFS_NAME_MAX && !strpbrk(queue, "\r\n") && utf8_is_valid(queue, bytes);
 }
 
 static void rabbit_answer(struct rabbit *rabbit, int result, mqfs_done_fn *done, void *arg)
@@ -151,7 +155,7 @@ static void rabbit_answer(struct rabbit *rabbit, int result, mqfs_done_fn *done,
 	if (result == -ENOMEM)
 		answer.reason = "out of memory";
 	else if (result < 0)
-		answer.reason = "the name is longer than 255 bytes";
+		answer.reason = "no queue of this broker can have such a name";
 	if (result < 0)
 		answer_later(&rabbit->answers, &answer);
 }
