@@ -68,11 +68,34 @@ def broker():
         yield running
 
 
-@pytest.fixture
-def own_broker():
-    """A broker for tests that stop, pause or kill it."""
+@pytest.fixture(scope="session")
+def faulty_broker():
     with Broker() as running:
         yield running
+
+
+class OwnBroker:
+    """The broker of tests that stop, pause or kill it: one for all of them, a vhost for each."""
+
+    def __init__(self, broker, vhost):
+        self._broker = broker
+        self._vhost = vhost
+
+    def __getattr__(self, name):
+        return getattr(self._broker, name)
+
+    def url(self):
+        return self._broker.url(self._vhost)
+
+
+@pytest.fixture
+def own_broker(faulty_broker):
+    if faulty_broker.process is None or faulty_broker.process.poll() is not None:
+        faulty_broker.start()
+    faulty_broker.resume()
+    vhost = f"own{next(COUNTER)}"
+    faulty_broker.add_vhost(vhost)
+    return OwnBroker(faulty_broker, vhost)
 
 
 # -- what is mounted --------------------------------------------------------

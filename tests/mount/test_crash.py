@@ -93,6 +93,7 @@ def test_crash_in_the_middle(mount, room):
             eventually(lambda before=before: len(numbers(published)) > before + 150, 20, "150 more published")
             target.kill()
         target.start()
+        target.queue("jobs")  # waits until it answers
     accepted, done = set(numbers(published)), set(numbers(handled))
     assert len(accepted) > 450 and done
     found = collect(queue, accepted - done, 60)
@@ -255,5 +256,6 @@ def test_crash_again_and_again(mount, room):
             time.sleep(0.5 + round_number % 7 / 10)
             target.kill()
         target.start()
+        target.queue("jobs")
     accepted, done = set(numbers(published)), set(numbers(handled))
     assert accepted <= set(collect(queue, accepted - done, 200)) | done

@@ -42,6 +42,14 @@ def detach(directory):
         run(words, timeout=10)
 
 
+def without_password(url):
+    """(URL, password): on the command line only the loopback's guest may have one (M3)."""
+    match = re.fullmatch(r"(amqps?://[^:@/]+):([^@/]*)(@.*)", url or "")
+    if not match or match[2] == "guest":
+        return url, None
+    return match[1] + match[3], match[2]
+
+
 class Queue:
     """One queue's directory."""
 
@@ -137,7 +145,7 @@ class Mount:
     """`mqfs mount -f` on a directory, and the end of it."""
 
     def __init__(self, url, path, home, options=None, wait=True):
-        self.url = url
+        self.url, self.password = without_password(url)
         self.path = path
         self.home = home
         self.options = {key.replace("_", "-"): value for key, value in (options or {}).items()}
@@ -160,6 +168,8 @@ class Mount:
         self.killed = False
         environment = {**os.environ, "HOME": str(self.home), "XDG_STATE_HOME": str(self.home / "state"),
                        "XDG_CONFIG_HOME": str(self.home / "config")}
+        if self.password:
+            environment["MQFS_PASSWORD"] = self.password
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                             env=environment, cwd=self.home, preexec_fn=die_with_parent)
@@ -234,7 +244,14 @@ class Mount:
     # -- use ----------------------------------------------------------------
 
     def queue(self, name):
-        """A queue that exists."""
+        """A queue that exists. The first look-up may find a busy broker away (Q1: it waits at most 0.2 s)."""
+        def answers():
+            with contextlib.suppress(OSError):
+                os.stat(self.path / name)
+                return True
+            return False
+
+        eventually(answers, 15, f"the look-up of {name}")
         return Queue(self, name)
 
     def make(self, name):
