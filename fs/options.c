@@ -154,8 +154,29 @@ static int check_url(const char *url)
 	size_t length = strcspn(authority, "/");
 	const char *at = memchr(authority, '@', length), *colon = memchr(authority, ':', length);
 	if (at && colon && colon < at && !is_loopback_guest(authority))
-		return refuse("URL", "a password on the command line is readable by everybody: set MQFS_PASSWORD, or "
-		                     "MQFS_PASSWORD_FILE");
+		return refuse("URL", "a password on the command line is readable by everybody: set MQFS_PASSWORD");
+	return 0;
+}
+
+/* The environment is its owner's to read. Puts the password, escaped, after the user's name. */
+static int add_password(struct options *options)
+{
+	const char *password = getenv("MQFS_PASSWORD"), *user = strstr(options->url, "://");
+	if (!password || strncmp(options->url, "amqp", 4) != 0 || !user)
+		return 0;
+	user += 3;
+	size_t before = strcspn(user, "@/");
+	if (user[before] != '@' || memchr(user, ':', before))
+		return 0;
+	char *url = malloc(strlen(options->url) + 3 * strlen(password) + 2), *end = url;
+	if (!url)
+		return -ENOMEM;
+	end += sprintf(end, "%.*s:", (int)(user + before - options->url), options->url);
+	for (; *password; password++)
+		end += sprintf(end, "%%%02X", (unsigned char)*password);
+	strcpy(end, user + before);
+	free(options->url);
+	options->url = url;
 	return 0;
 }
 
@@ -209,6 +230,8 @@ int options_parse(struct options *options, int argc, char **argv)
 		result = default_state_dir(options);
 	if (result == 0)
 		result = default_url(options);
+	if (result == 0)
+		result = add_password(options);
 	return result;
 }
 
