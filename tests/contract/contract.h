@@ -122,9 +122,10 @@ struct intake {
 	uint64_t lost;
 };
 struct intake *intake_new(struct mqfs_backend *at, const char *queue, int prefetch);
-void intake_stop(struct intake *intake);   /* cancels; what it holds stays settleable */
-void intake_forget(struct intake *intake); /* its backend is closed */
-bool intake_has(struct intake *intake, size_t count);
+void intake_stop(struct intake *intake);                /* cancels; what it holds stays settleable */
+void intake_forget(struct intake *intake);              /* its backend is closed */
+bool intake_has(struct intake *intake, size_t count);   /* or comes to have */
+bool intake_stays(struct intake *intake, size_t count); /* nothing more comes for a while */
 /* The next delivery not yet taken from the intake, in order; fails the test when none comes. The intake keeps the
  * reference. */
 struct mqfs_delivery *intake_next(struct intake *intake);

@@ -106,7 +106,12 @@ void intake_forget(struct intake *intake)
 
 bool intake_has(struct intake *intake, size_t count)
 {
-	return WAIT_UNTIL(intake->count >= count, 1500);
+	return WAIT_UNTIL(intake->count >= count, ENOUGH_MS);
+}
+
+bool intake_stays(struct intake *intake, size_t count)
+{
+	return !WAIT_UNTIL(intake->count != count, 500);
 }
 
 struct mqfs_delivery *intake_next(struct intake *intake)

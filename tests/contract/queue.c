@@ -150,9 +150,13 @@ bool retry_becomes(const char *queue, int64_t retry)
 static void drain_ready(const char *queue)
 {
 	struct intake *intake = intake_new(backend, queue, 100);
+	size_t settled = 0;
 
-	for (size_t settled = 0; intake_has(intake, settled + 1) && settled < INTAKE_MAX; settled++)
-		settle(intake->deliveries[settled], MQFS_VERB_ACK);
+	do {
+		WAIT_UNTIL(intake->count > settled, 200);
+		while (settled < intake->count)
+			settle(intake->deliveries[settled++], MQFS_VERB_ACK);
+	} while (depths(queue).ready > 0 && settled < INTAKE_MAX);
 	intake_stop(intake);
 }
 
