@@ -117,6 +117,7 @@ struct mqfs_consumer {
 
 	enum consumer_mode mode;
 	bool wanted;   /* consuming is wanted */
+	bool ended;    /* the backend gave it up, and was not told to cancel yet */
 	bool closing;  /* mqfs_consumer_free was called */
 	bool steering; /* a thread is calling consume or cancel */
 	bool drained;  /* since consuming was wanted, the queue was seen empty */

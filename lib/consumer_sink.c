@@ -83,7 +83,10 @@ static void sink_ended(void *arg, int result, const char *reason)
 	log_warning("%s: consuming ended: %s", consumer->queue, reason ? reason : "by the broker");
 	consumer_enter(consumer);
 	consumer_lose(consumer, UINT64_MAX);
-	consumer->wanted = false; /* the cancel that follows tells when no sink function runs any more */
+	/* The cancel that follows tells when no sink function runs any more, also when the next look, which the
+	 * failed waiters may bring at once, wants to consume again. */
+	consumer->wanted = false;
+	consumer->ended = true;
 	consumer_fail_waiters(consumer, result < 0 ? result : -EIO);
 	consumer_leave(consumer);
 }
@@ -114,7 +117,7 @@ enum consumer_step consumer_next_step(const struct mqfs_consumer *consumer)
 {
 	bool wanted = consumer->wanted && !consumer->closing && !consumer->stops;
 
-	if (consumer->mode == CONSUMER_ON && !wanted)
+	if (consumer->mode == CONSUMER_ON && (!wanted || consumer->ended))
 		return CONSUMER_STEP_CANCEL;
 	if (consumer->mode == CONSUMER_OFF && wanted)
 		return CONSUMER_STEP_CONSUME;
@@ -129,6 +132,7 @@ static void enter_step(struct mqfs_consumer *consumer, enum consumer_step step)
 {
 	if (step == CONSUMER_STEP_CANCEL) {
 		consumer->mode = CONSUMER_CANCELLING;
+		consumer->ended = false;
 		return;
 	}
 	if (consumer->mode == CONSUMER_OFF)
