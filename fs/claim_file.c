@@ -38,15 +38,15 @@ struct claim_handle {
 
 	/* guarded by fs->lock */
 	bool waiting;
-	bool given_up;           /* the waiting READ was answered with an error */
-	ticket_t ticket;         /* the waiting READ */
-	size_t size;             /* how much it asked for */
-	struct family *family;   /* of who waits; a reference */
+	bool given_up;                  /* the waiting READ was answered with an error */
+	ticket_t ticket;                /* the waiting READ */
+	size_t size;                    /* how much it asked for */
+	struct family *family;          /* of who waits; a reference */
 	struct mqfs_delivery *delivery; /* a reference, once there is one */
-	mqfs_name_t line;        /* claim: the name and a newline */
-	size_t position;         /* how much of it the reader has */
+	mqfs_name_t line;               /* claim: the name and a newline */
+	size_t position;                /* how much of it the reader has */
 	bool told_end;
-	bool killed;             /* the reader is being ended by a signal */
+	bool killed; /* the reader is being ended by a signal */
 };
 
 struct poll_wait {
@@ -113,7 +113,8 @@ static void give_back(struct claim_handle *handle, struct mqfs_delivery *deliver
 	mqfs_delivery_unref(delivery);
 }
 
-/* A wait has ended with a delivery (or an error): its reader gets it, if it is still there. Drops the wait's reference. */
+/* A wait has ended with a delivery (or an error): its reader gets it, if it is still there. Drops the wait's reference.
+ */
 static void wait_over(struct claim_handle *handle, int result, struct mqfs_delivery *delivery)
 {
 	struct fs *fs = handle->fs;
@@ -364,11 +365,11 @@ int64_t claim_file_tick(struct fs *fs, struct queue *queue, int64_t now_ms)
 }
 
 const struct node_ops claim_file_ops = {
-	.mode = S_IFREG | 0400,
-	.entry_timeout = 1.0,
-	.open = claim_open,
-	.read = claim_read,
-	.flush = claim_flush,
-	.release = claim_release,
-	.poll = claim_poll,
+    .mode = S_IFREG | 0400,
+    .entry_timeout = 1.0,
+    .open = claim_open,
+    .read = claim_read,
+    .flush = claim_flush,
+    .release = claim_release,
+    .poll = claim_poll,
 };

@@ -20,9 +20,9 @@
  */
 
 enum completion {
-	COMPLETE_NO,      /* somebody still holds it, or it can't be told: RELEASE will */
+	COMPLETE_NO, /* somebody still holds it, or it can't be told: RELEASE will */
 	COMPLETE_YES,
-	COMPLETE_KILLED,  /* the closer is being ended by a signal: what it wrote may be half of it */
+	COMPLETE_KILLED, /* the closer is being ended by a signal: what it wrote may be half of it */
 };
 
 #define COMPLETE_WRITERS 16

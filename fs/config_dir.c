@@ -50,7 +50,8 @@ static void config_list(struct fs *fs, struct node *dir, struct listing *listing
 	const struct mqfs_setting *setting;
 	for (size_t i = 0; (setting = mqfs_setting_at(i)); i++) {
 		if (is_shown(setting))
-			listing_add(listing, setting->name, node_number(fs, slot_of(dir->queue, i), VIEW_ONLY), S_IFREG);
+			listing_add(listing, setting->name, node_number(fs, slot_of(dir->queue, i), VIEW_ONLY),
+			            S_IFREG);
 	}
 }
 
@@ -125,17 +126,18 @@ static void setting_setattr(struct fs *fs, fuse_req_t req, struct node *node, co
 }
 
 static const struct node_ops setting_file_ops = {
-	.mode = S_IFREG | 0600,
-	.attr = setting_attr,
-	.open = setting_open,
-	.read = setting_read,
-	.write = setting_write,
-	.setattr = setting_setattr,
+    .mode = S_IFREG | 0600,
+    .attr = setting_attr,
+    .open = setting_open,
+    .read = setting_read,
+    .write = setting_write,
+    .setattr = setting_setattr,
 };
 
 const struct node_ops config_dir_ops = {
-	.mode = S_IFDIR | 0700,
-	.entry_timeout = 1.0,
-	.child = config_child,
-	.list = config_list,
+    .mode = S_IFDIR | 0700,
+    .entry_timeout = 1.0,
+    .attr_timeout = 1.0,
+    .child = config_child,
+    .list = config_list,
 };

@@ -59,6 +59,13 @@ static void copy_claimed(struct mqfs_delivery *delivery, void *arg)
 	*(int64_t *)arg = delivery->claimed_us;
 }
 
+static void copy_take(struct mqfs_delivery *delivery, void *arg)
+{
+	struct delivery_handle *handle = arg;
+	handle->claimed_us = delivery->claimed_us;
+	handle->taker = delivery->owner ? family_taker(delivery->owner) : 0;
+}
+
 /* Opening to read takes what is pending (C3); `touch` and the like open to write, and take nothing. */
 static int open_takes(struct fs *fs, struct node *node, int flags, pid_t tid, struct delivery_handle *handle)
 {
@@ -67,15 +74,14 @@ static int open_takes(struct fs *fs, struct node *node, int flags, pid_t tid, st
 	fs_lock(fs);
 	bool on_open = queue->settings.take_on == MQFS_TAKE_ON_OPEN;
 	fs_unlock(fs);
-	if ((flags & O_ACCMODE) == O_WRONLY || (!on_open && mqfs_consumer_state(queue->consumer, delivery) ==
-	                                                            MQFS_DELIVERY_PENDING))
+	if ((flags & O_ACCMODE) == O_WRONLY ||
+	    (!on_open && mqfs_consumer_state(queue->consumer, delivery) == MQFS_DELIVERY_PENDING))
 		return 0;
 	int result = delivery_file_take(queue, delivery, tid);
 	if (result < 0)
 		return result;
 	handle->took = true;
-	handle->taker = proc_tgid(tid);
-	mqfs_consumer_with(queue->consumer, delivery, copy_claimed, &handle->claimed_us);
+	mqfs_consumer_with(queue->consumer, delivery, copy_take, handle);
 	return 0;
 }
 
@@ -128,9 +134,9 @@ static void note_abandoned(struct fs *fs, struct queue *queue, const struct deli
 	if (!abandoned)
 		return; /* then claim-timeout gives it back */
 	*abandoned = (struct abandoned){
-		.delivery = mqfs_delivery_ref(handle->delivery),
-		.claimed_us = handle->claimed_us,
-		.due_ms = mqfs_clock_monotonic_ms() + ABANDON_MS,
+	    .delivery = mqfs_delivery_ref(handle->delivery),
+	    .claimed_us = handle->claimed_us,
+	    .due_ms = mqfs_clock_monotonic_ms() + ABANDON_MS,
 	};
 	fs_lock(fs);
 	LL_APPEND(queue->abandoned, abandoned);
@@ -160,8 +166,7 @@ static void delivery_release(struct fs *fs, struct node *node, struct fuse_file_
 {
 	struct delivery_handle *handle = (struct delivery_handle *)(uintptr_t)fi->fh;
 	fs_lock(fs);
-	bool acknowledge =
-		handle->read_to_end && !handle->killed && node->queue->settings.ack_on == MQFS_ACK_ON_READ;
+	bool acknowledge = handle->read_to_end && !handle->killed && node->queue->settings.ack_on == MQFS_ACK_ON_READ;
 	fs_unlock(fs);
 	if (acknowledge && mqfs_consumer_state(node->queue->consumer, handle->delivery) == MQFS_DELIVERY_CLAIMED)
 		mqfs_consumer_settle(node->queue->consumer, handle->delivery, MQFS_SETTLE_ACK);
@@ -186,7 +191,7 @@ static void delivery_setattr(struct fs *fs, fuse_req_t req, struct node *node, c
 	fs_lock(fs);
 	node_attr(fs, node, &attr);
 	fs_unlock(fs);
-	fuse_reply_attr(req, &attr, 0);
+	fuse_reply_attr(req, &attr, delivery_file_ops.attr_timeout);
 }
 
 /* --- housekeeping --- */
@@ -234,15 +239,16 @@ void delivery_file_forget_abandoned(struct queue *queue)
 }
 
 const struct node_ops delivery_file_ops = {
-	.mode = S_IFREG | 0600,
-	.attr = delivery_attr,
-	.hold = message_hold,
-	.drop = message_drop,
-	.open = delivery_open,
-	.read = delivery_read,
-	.flush = delivery_flush,
-	.release = delivery_release,
-	.setattr = delivery_setattr,
-	.getxattr = message_getxattr,
-	.listxattr = message_listxattr,
+    .mode = S_IFREG | 0600,
+    .attr_timeout = 60, /* a message never changes */
+    .attr = delivery_attr,
+    .hold = message_hold,
+    .drop = message_drop,
+    .open = delivery_open,
+    .read = delivery_read,
+    .flush = delivery_flush,
+    .release = delivery_release,
+    .setattr = delivery_setattr,
+    .getxattr = message_getxattr,
+    .listxattr = message_listxattr,
 };

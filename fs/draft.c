@@ -17,13 +17,13 @@
 #define TO(state) (1U << DRAFT_##state)
 
 static const unsigned moves[DRAFT_STATES] = {
-	[DRAFT_WRITING] = TO(WRITING) | TO(EMPTY) | TO(SENDING) | TO(KEPT) | TO(DOT) | TO(GONE),
-	[DRAFT_DOT] = TO(DOT) | TO(WRITING) | TO(SENDING) | TO(KEPT) | TO(GONE),
-	[DRAFT_EMPTY] = TO(EMPTY) | TO(WRITING) | TO(SENDING) | TO(DOT) | TO(KEPT) | TO(GONE),
-	[DRAFT_SENDING] = TO(GHOST) | TO(KEPT) | TO(DOT) | TO(EMPTY) | TO(GONE),
-	[DRAFT_KEPT] = TO(SENDING) | TO(DOT) | TO(GONE),
-	[DRAFT_GHOST] = TO(GONE),
-	[DRAFT_GONE] = TO(GONE),
+    [DRAFT_WRITING] = TO(WRITING) | TO(EMPTY) | TO(SENDING) | TO(KEPT) | TO(DOT) | TO(GONE),
+    [DRAFT_DOT] = TO(DOT) | TO(WRITING) | TO(SENDING) | TO(KEPT) | TO(GONE),
+    [DRAFT_EMPTY] = TO(EMPTY) | TO(WRITING) | TO(SENDING) | TO(DOT) | TO(KEPT) | TO(GONE),
+    [DRAFT_SENDING] = TO(GHOST) | TO(KEPT) | TO(DOT) | TO(EMPTY) | TO(GONE),
+    [DRAFT_KEPT] = TO(SENDING) | TO(DOT) | TO(GONE),
+    [DRAFT_GHOST] = TO(GONE),
+    [DRAFT_GONE] = TO(GONE),
 };
 
 bool draft_may(enum draft_state from, enum draft_state to)

@@ -51,12 +51,12 @@ struct draft {
 
 	/* All guarded by fs->lock. */
 	enum draft_state state;
-	enum draft_state before;      /* what it was when it became SENDING */
-	int priority;                 /* of the directory: N of new/@N/, -1 in new/ */
-	char *key;                    /* "PRIORITY/NAME", the wish; while named, what it is in queue->drafts by */
-	const char *name;             /* points into key */
+	enum draft_state before; /* what it was when it became SENDING */
+	int priority;            /* of the directory: N of new/@N/, -1 in new/ */
+	char *key;               /* "PRIORITY/NAME", the wish; while named, what it is in queue->drafts by */
+	const char *name;        /* points into key */
 	bool named;
-	struct queue *target_queue;   /* SENDING by rename: where to, a reference; NULL: as it is */
+	struct queue *target_queue; /* SENDING by rename: where to, a reference; NULL: as it is */
 	int target_priority;
 	char *target_name;
 	mode_t mode;
@@ -65,16 +65,16 @@ struct draft {
 	int64_t delay_ms;
 	int64_t modified_us;
 	struct writers writers;
-	unsigned handles;             /* open files that can write */
-	bool spoiled;                 /* a write failed */
-	bool killed;                  /* a writer was killed in the middle */
-	bool attempted;               /* a close() or rename tried to publish it */
-	int error;                    /* errno of the refusal, positive */
-	char *reason;                 /* what user.mqfs.error says, or NULL */
+	unsigned handles; /* open files that can write */
+	bool spoiled;     /* a write failed */
+	bool killed;      /* a writer was killed in the middle */
+	bool attempted;   /* a close() or rename tried to publish it */
+	int error;        /* errno of the refusal, positive */
+	char *reason;     /* what user.mqfs.error says, or NULL */
 	int64_t ghost_until_ms;
-	fuse_ino_t dir;               /* where the kernel knows the name, for notify_forget_name */
-	UT_hash_handle hh;            /* queue->drafts, by key */
-	struct draft *prev, *next;    /* queue->ghosts */
+	fuse_ino_t dir;            /* where the kernel knows the name, for notify_forget_name */
+	UT_hash_handle hh;         /* queue->drafts, by key */
+	struct draft *prev, *next; /* queue->ghosts */
 };
 
 #define DRAFT_GHOST_MS 2000
@@ -123,8 +123,8 @@ int64_t drafts_tick(struct fs *fs, struct queue *queue, int64_t now_ms);
 bool draft_has_data(const struct draft *draft);
 
 /*
- * Publishes what draft_prepare has prepared. Called without the lock. A confirmed one becomes a ghost; a refused one is kept,
- * or, when a rename sent it, is again what it was; then ticket, when not 0, is answered. deadline_ms: monotonic.
+ * Publishes what draft_prepare has prepared. Called without the lock. A confirmed one becomes a ghost; a refused one is
+ * kept, or, when a rename sent it, is again what it was; then ticket, when not 0, is answered. deadline_ms: monotonic.
  */
 void draft_send(struct fs *fs, struct draft *draft, ticket_t ticket, int64_t deadline_ms);
 

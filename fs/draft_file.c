@@ -279,7 +279,8 @@ static int set_delay(struct draft *draft, const char *value, size_t bytes)
 	return 0;
 }
 
-static int draft_setxattr(struct fs *fs, struct node *node, const char *name, const char *value, size_t bytes, int flags)
+static int draft_setxattr(struct fs *fs, struct node *node, const char *name, const char *value, size_t bytes,
+                          int flags)
 {
 	(void)flags;
 	struct draft *draft = node->object;
@@ -357,18 +358,18 @@ static void draft_listxattr(struct fs *fs, struct node *node, void (*each)(const
 }
 
 const struct node_ops draft_file_ops = {
-	.mode = S_IFREG | 0600,
-	.attr = draft_attr,
-	.hold = hold_draft,
-	.drop = drop_draft,
-	.open = draft_open,
-	.read = draft_read,
-	.write = draft_write,
-	.flush = draft_flush,
-	.release = draft_release,
-	.setattr = draft_setattr,
-	.setxattr = draft_setxattr,
-	.getxattr = draft_getxattr,
-	.removexattr = draft_removexattr,
-	.listxattr = draft_listxattr,
+    .mode = S_IFREG | 0600,
+    .attr = draft_attr,
+    .hold = hold_draft,
+    .drop = drop_draft,
+    .open = draft_open,
+    .read = draft_read,
+    .write = draft_write,
+    .flush = draft_flush,
+    .release = draft_release,
+    .setattr = draft_setattr,
+    .setxattr = draft_setxattr,
+    .getxattr = draft_getxattr,
+    .removexattr = draft_removexattr,
+    .listxattr = draft_listxattr,
 };

@@ -117,13 +117,13 @@ static void error_setattr(struct fs *fs, fuse_req_t req, struct node *node, cons
 }
 
 const struct node_ops error_file_ops = {
-	.mode = S_IFREG | 0600,
-	.attr = error_attr,
-	.hold = message_hold,
-	.drop = message_drop,
-	.open = error_open,
-	.read = error_read,
-	.write = error_write,
-	.release = error_release,
-	.setattr = error_setattr,
+    .mode = S_IFREG | 0600,
+    .attr = error_attr,
+    .hold = message_hold,
+    .drop = message_drop,
+    .open = error_open,
+    .read = error_read,
+    .write = error_write,
+    .release = error_release,
+    .setattr = error_setattr,
 };

@@ -13,7 +13,7 @@
 #include "pending_dir.h"
 #include "queue.h"
 
-#define LOOK_WAIT_MS 1500   /* a look answers within a second; this is for one that does not */
+#define LOOK_WAIT_MS 1500 /* a look answers within a second; this is for one that does not */
 #define DISCARD_MS 5000
 
 static const struct node_ops failed_message_ops;
@@ -83,16 +83,15 @@ static void look(struct fs *fs, fuse_req_t req, struct node *dir, const char *na
 		strcpy(looking->name, name);
 	else
 		looking->fi = *fi;
-	looking->ticket =
-		park(fs, req, mqfs_clock_monotonic_ms() + LOOK_WAIT_MS, INTERRUPT_WHEN_DYING, NULL, NULL);
+	looking->ticket = park(fs, req, mqfs_clock_monotonic_ms() + LOOK_WAIT_MS, INTERRUPT_WHEN_DYING, NULL, NULL);
 	if (mqfs_look_refresh(look_of(dir), looked, looking) == 1)
 		looked(looking, 0, NULL);
 }
 
 /*
- * `mv claimed/X retry/` asks before and after whether retry/X exists. What is elsewhere is not there, what came from claimed/
- * has another name there, and to find that out by a look would hold up every message that waits in retry/ whenever one
- * fails.
+ * `mv claimed/X retry/` asks before and after whether retry/X exists. What is elsewhere is not there, what came from
+ * claimed/ has another name there, and to find that out by a look would hold up every message that waits in retry/
+ * whenever one fails.
  */
 static bool is_elsewhere(const struct node *dir, const char *name)
 {
@@ -188,7 +187,7 @@ static void settled(void *arg, int result, const char *reason)
 static void settle(struct fs *fs, fuse_req_t req, const struct node *dir, const char *name, enum mqfs_look_verb verb,
                    const struct rename *rename, int64_t wait_ms)
 {
-	const struct node *new_dir = verb == MQFS_LOOK_REPLAY ? rename->to_dir : NULL;
+	const struct node *new_dir = rename && verb == MQFS_LOOK_REPLAY ? rename->to_dir : NULL;
 	struct mqfs_delivery *delivery = mqfs_look_find(look_of(dir), name);
 	struct settling *settling = delivery ? malloc(sizeof(*settling)) : NULL;
 	if (!settling) {
@@ -286,24 +285,26 @@ static void failed_message_attr(struct fs *fs, struct node *node, struct stat *s
 }
 
 static const struct node_ops failed_message_ops = {
-	.mode = S_IFDIR | 0700,
-	.attr = failed_message_attr,
-	.hold = message_hold,
-	.drop = message_drop,
-	.child = failed_message_child,
-	.list = failed_message_list,
-	.unlink = failed_message_unlink,
-	.getxattr = message_getxattr,
-	.listxattr = message_listxattr,
+    .mode = S_IFDIR | 0700,
+    .attr_timeout = 1.0,
+    .attr = failed_message_attr,
+    .hold = message_hold,
+    .drop = message_drop,
+    .child = failed_message_child,
+    .list = failed_message_list,
+    .unlink = failed_message_unlink,
+    .getxattr = message_getxattr,
+    .listxattr = message_listxattr,
 };
 
 const struct node_ops failed_dir_ops = {
-	.mode = S_IFDIR | 0700,
-	.entry_timeout = 1.0,
-	.child = failed_child,
-	.list = failed_list,
-	.lookup = failed_lookup,
-	.opendir = failed_opendir,
-	.rmdir = failed_rmdir,
-	.rename = failed_rename,
+    .mode = S_IFDIR | 0700,
+    .entry_timeout = 1.0,
+    .attr_timeout = 1.0,
+    .child = failed_child,
+    .list = failed_list,
+    .lookup = failed_lookup,
+    .opendir = failed_opendir,
+    .rmdir = failed_rmdir,
+    .rename = failed_rename,
 };

@@ -4,7 +4,8 @@
 
 #include "node.h"
 
-/* retry/ and dead/ (the object, a slot, tells which): NAME/body, NAME/meta.json, NAME/error. Looking settles nothing. */
+/* retry/ and dead/ (the object, a slot, tells which): NAME/body, NAME/meta.json, NAME/error. Looking settles nothing.
+ */
 extern const struct node_ops failed_dir_ops;
 
 #endif

@@ -121,9 +121,12 @@ static pid_t nearest_alive(const struct family *family)
 
 bool family_includes(const struct family *family, pid_t tid)
 {
-	pid_t pid = proc_tgid(tid);
+	if (!family)
+		return false;
+	/* The taker itself is the usual caller, and is known to lead its threads. */
+	pid_t pid = tid == family->members[0].pid ? tid : proc_tgid(tid);
 	struct proc_stat stat;
-	if (!family || pid == 0 || proc_stat(pid, &stat) < 0)
+	if (pid == 0 || proc_stat(pid, &stat) < 0)
 		return false;
 	if (is_member(family, pid, stat.start))
 		return true;

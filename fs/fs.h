@@ -41,14 +41,14 @@ struct fs {
 	struct housekeeping *housekeeping;
 
 	/*
-	 * Guards the tree, queues, drafts, and handles' state. Held for moments; taken before a consumer's or a look's lock.
-	 * Never held while replying, notifying, or reading /proc.
+	 * Guards the tree, queues, drafts, and handles' state. Held for moments; taken before a consumer's or a look's
+	 * lock. Never held while replying, notifying, or reading /proc.
 	 */
 	pthread_mutex_t lock;
 	struct mqfs_settings settings; /* what a new queue starts with */
 	struct node *nodes;            /* by key */
 	struct node *root;
-	struct queue *queues;          /* by name */
+	struct queue *queues; /* by name */
 	struct reopen reopens[REOPENS];
 	unsigned next_reopen;
 	_Alignas(VIEWS) struct {

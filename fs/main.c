@@ -6,12 +6,13 @@
 #include "mount.h"
 #include "options.h"
 
-static const char usage[] = "usage: mqfs mount [-f] [-o OPTION,…] [URL] DIR\n"
-			    "       mqfs settings\n"
-			    "       mqfs --version | --help\n"
-			    "\n"
-			    "URL is amqp://[USER@]HOST[:PORT][,HOST…][/VHOST] or sqlite:PATH; without one, the embedded store.\n"
-			    "-f stays in the foreground. `mqfs settings` lists what -o takes. See mqfs(1).\n";
+static const char usage[] =
+    "usage: mqfs mount [-f] [-o OPTION,…] [URL] DIR\n"
+    "       mqfs settings\n"
+    "       mqfs --version | --help\n"
+    "\n"
+    "URL is amqp://[USER@]HOST[:PORT][,HOST…][/VHOST] or sqlite:PATH; without one, the embedded store.\n"
+    "-f stays in the foreground. `mqfs settings` lists what -o takes. See mqfs(1).\n";
 
 static int list_settings(void)
 {

@@ -39,9 +39,9 @@ static const struct {
 	enum view view;
 	const struct node_ops *ops;
 } files[] = {
-	{"body", VIEW_BODY, &body_file_ops},
-	{"meta.json", VIEW_META, &meta_file_ops},
-	{"error", VIEW_REASON, &reason_file_ops},
+    {"body", VIEW_BODY, &body_file_ops},
+    {"meta.json", VIEW_META, &meta_file_ops},
+    {"error", VIEW_REASON, &reason_file_ops},
 };
 
 static size_t file_count(bool reason)
@@ -211,8 +211,8 @@ static char *fact_of(struct node *node, const char *name)
 	return fact.value;
 }
 
-static const char *const facts[] = {"redelivered", "attempts", "queue", "exchange", "routing-key", "state", "claimed-by",
-                                    "error"};
+static const char *const facts[] = {"redelivered", "attempts", "queue",      "exchange",
+                                    "routing-key", "state",    "claimed-by", "error"};
 
 int message_getxattr(struct fs *fs, struct node *node, const char *name, char **ret_value, size_t *ret_bytes)
 {
@@ -242,33 +242,34 @@ void message_listxattr(struct fs *fs, struct node *node, void (*each)(const char
 }
 
 const struct node_ops body_file_ops = {
-	.mode = S_IFREG | 0400,
-	.entry_timeout = 1.0,
-	.attr = body_attr,
-	.hold = message_hold,
-	.drop = message_drop,
-	.open = body_open,
-	.read = body_read,
-	.getxattr = message_getxattr,
-	.listxattr = message_listxattr,
+    .mode = S_IFREG | 0400,
+    .entry_timeout = 1.0,
+    .attr_timeout = 60, /* a message never changes */
+    .attr = body_attr,
+    .hold = message_hold,
+    .drop = message_drop,
+    .open = body_open,
+    .read = body_read,
+    .getxattr = message_getxattr,
+    .listxattr = message_listxattr,
 };
 
 const struct node_ops meta_file_ops = {
-	.mode = S_IFREG | 0400,
-	.attr = meta_attr,
-	.hold = message_hold,
-	.drop = message_drop,
-	.open = meta_open,
-	.read = text_read,
-	.release = text_release,
+    .mode = S_IFREG | 0400,
+    .attr = meta_attr,
+    .hold = message_hold,
+    .drop = message_drop,
+    .open = meta_open,
+    .read = text_read,
+    .release = text_release,
 };
 
 const struct node_ops reason_file_ops = {
-	.mode = S_IFREG | 0400,
-	.attr = reason_attr,
-	.hold = message_hold,
-	.drop = message_drop,
-	.open = reason_open,
-	.read = text_read,
-	.release = text_release,
+    .mode = S_IFREG | 0400,
+    .attr = reason_attr,
+    .hold = message_hold,
+    .drop = message_drop,
+    .open = reason_open,
+    .read = text_read,
+    .release = text_release,
 };

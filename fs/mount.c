@@ -2,8 +2,8 @@
 /*
  * A mount's life: prepare the directory, (fork,) connect, mount, serve, unmount, give back.
  *
- * The fork comes first, since threads do not survive one: the parent waits at a pipe for one byte, which says that the mount
- * answers. The workers are our own, few and fixed: each reads /dev/fuse and decodes; nothing that they do waits.
+ * The fork comes first, since threads do not survive one: the parent waits at a pipe for one byte, which says that the
+ * mount answers. The workers are our own, few and fixed: each reads /dev/fuse and decodes; nothing that they do waits.
  */
 #include "mount.h"
 

@@ -64,10 +64,10 @@ void moved_add(struct fs *fs, struct queue *queue, const void *dir, const char *
 	if (!moved)
 		return;
 	*moved = (struct moved){
-		.dir = dir,
-		.type = type,
-		.until_ms = mqfs_clock_monotonic_ms() + MOVED_MS,
-		.since_us = mqfs_clock_realtime_us(),
+	    .dir = dir,
+	    .type = type,
+	    .until_ms = mqfs_clock_monotonic_ms() + MOVED_MS,
+	    .since_us = mqfs_clock_realtime_us(),
 	};
 	atomic_init(&moved->references, 1);
 	memcpy(moved->name, name, bytes);
@@ -153,10 +153,10 @@ static void moved_setattr(struct fs *fs, fuse_req_t req, struct node *node, cons
 }
 
 const struct node_ops moved_ops = {
-	.mode = S_IFREG | 0600,
-	.attr = moved_attr,
-	.hold = hold,
-	.drop = drop,
-	.open = moved_open,
-	.setattr = moved_setattr,
+    .mode = S_IFREG | 0600,
+    .attr = moved_attr,
+    .hold = hold,
+    .drop = drop,
+    .open = moved_open,
+    .setattr = moved_setattr,
 };

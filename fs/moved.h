@@ -9,8 +9,8 @@
 /*
  * Names that were just moved to. `mv claimed/X retry/` ends with a message that has another name, or that is somewhere
  * else by now; but mv, given several files, looks at retry/X once more and fails when it isn't there. So for
- * about 2 s the name answers stat() and attribute changes, unlisted, as a published draft's does (P5). Removing or renaming
- * it does nothing to any message, and writing it makes a new one.
+ * about 2 s the name answers stat() and attribute changes, unlisted, as a published draft's does (P5). Removing or
+ * renaming it does nothing to any message, and writing it makes a new one.
  */
 struct moved;
 

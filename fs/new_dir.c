@@ -76,7 +76,8 @@ static int new_child(struct fs *fs, struct node *dir, const char *name, pid_t ti
 	struct queue *queue = dir->queue;
 	int priority = new_dir_priority(dir), child_priority = priority_of_name(name);
 	if (priority < 0 && child_priority >= 0) {
-		*ret_node = tree_node(fs, &new_dir_ops, queue, &queue->slots[SLOT_PRIORITY + child_priority], VIEW_ONLY);
+		*ret_node =
+		    tree_node(fs, &new_dir_ops, queue, &queue->slots[SLOT_PRIORITY + child_priority], VIEW_ONLY);
 		return *ret_node ? 0 : -ENOMEM;
 	}
 	struct draft *draft = draft_find(queue, priority, name);
@@ -218,8 +219,8 @@ static void new_rename(struct fs *fs, fuse_req_t req, const struct rename *renam
 	fs_lock(fs);
 	struct draft *draft = draft_find(rename->from_dir->queue, new_dir_priority(rename->from_dir), rename->from);
 	int result = !draft || !queue->listed ? -ENOENT
-	             : rename->to[0] == '.' ? rename_to_dot(draft, queue, priority, rename->to)
-	                                    : rename_to_message(draft, queue, priority, rename->to);
+	             : rename->to[0] == '.'   ? rename_to_dot(draft, queue, priority, rename->to)
+	                                      : rename_to_message(draft, queue, priority, rename->to);
 	if (result >= 0)
 		draft_ref(draft);
 	int64_t deadline_ms = mqfs_clock_monotonic_ms() + queue->settings.rename_timeout_ms;
@@ -237,11 +238,12 @@ static void new_rename(struct fs *fs, fuse_req_t req, const struct rename *renam
 }
 
 const struct node_ops new_dir_ops = {
-	.mode = S_IFDIR | 0700,
-	.entry_timeout = 1.0,
-	.child = new_child,
-	.list = new_list,
-	.create = new_create,
-	.unlink = new_unlink,
-	.rename = new_rename,
+    .mode = S_IFDIR | 0700,
+    .entry_timeout = 1.0,
+    .attr_timeout = 1.0,
+    .child = new_child,
+    .list = new_list,
+    .create = new_create,
+    .unlink = new_unlink,
+    .rename = new_rename,
 };

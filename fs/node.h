@@ -24,8 +24,11 @@ struct rename;
 
 struct node_ops {
 	mode_t mode;
-	/* How long the kernel may believe a name, in seconds. 0 for names whose meaning changes or differs by caller. */
+	/* How long the kernel may believe a name, in seconds. 0 for names whose meaning changes or differs by caller.
+	 */
 	double entry_timeout;
+	/* How long it may believe the attributes. */
+	double attr_timeout;
 
 	/* (locked) Fills size, times, and mode where it differs. */
 	void (*attr)(struct fs *fs, struct node *node, struct stat *st);
@@ -35,9 +38,10 @@ struct node_ops {
 
 	/* Directories. child (locked): 0 with *ret_node held by tree_node(), or -errno. */
 	int (*child)(struct fs *fs, struct node *dir, const char *name, pid_t tid, struct node **ret_node);
-	void (*list)(struct fs *fs, struct node *dir, struct listing *listing); /* (locked) */
+	void (*list)(struct fs *fs, struct node *dir, struct listing *listing);            /* (locked) */
 	void (*lookup)(struct fs *fs, fuse_req_t req, struct node *dir, const char *name); /* default: child */
-	void (*opendir)(struct fs *fs, fuse_req_t req, struct node *dir, struct fuse_file_info *fi); /* default: at once */
+	void (*opendir)(struct fs *fs, fuse_req_t req, struct node *dir,
+	                struct fuse_file_info *fi); /* default: at once */
 	void (*create)(struct fs *fs, fuse_req_t req, struct node *dir, const char *name, mode_t mode,
 	               struct fuse_file_info *fi);
 	void (*mkdir)(struct fs *fs, fuse_req_t req, struct node *dir, const char *name);

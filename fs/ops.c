@@ -160,7 +160,7 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	fs_lock(fs);
 	node_attr(fs, node, &st);
 	fs_unlock(fs);
-	fuse_reply_attr(req, &st, node->ops->entry_timeout);
+	fuse_reply_attr(req, &st, node->ops->attr_timeout);
 }
 
 /*
@@ -177,7 +177,7 @@ static void keep_attr(struct fs *fs, fuse_req_t req, struct node *node, const st
 	            (!(to_set & FUSE_SET_ATTR_UID) || wanted->st_uid == st.st_uid) &&
 	            (!(to_set & FUSE_SET_ATTR_GID) || wanted->st_gid == st.st_gid) && !(to_set & FUSE_SET_ATTR_SIZE);
 	if (same)
-		fuse_reply_attr(req, &st, node->ops->entry_timeout);
+		fuse_reply_attr(req, &st, node->ops->attr_timeout);
 	else
 		fuse_reply_err(req, EPERM);
 }
@@ -198,15 +198,15 @@ static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 	(void)ino;
 	/* Room enough: what a queue can take is the broker's to say, and df answers without it. */
 	struct statvfs st = {
-		.f_bsize = 4096,
-		.f_frsize = 4096,
-		.f_blocks = 1 << 30,
-		.f_bfree = 1 << 30,
-		.f_bavail = 1 << 30,
-		.f_files = 1 << 20,
-		.f_ffree = 1 << 20,
-		.f_favail = 1 << 20,
-		.f_namemax = NAME_MAX,
+	    .f_bsize = 4096,
+	    .f_frsize = 4096,
+	    .f_blocks = 1 << 30,
+	    .f_bfree = 1 << 30,
+	    .f_bavail = 1 << 30,
+	    .f_files = 1 << 20,
+	    .f_ffree = 1 << 20,
+	    .f_favail = 1 << 20,
+	    .f_namemax = NAME_MAX,
 	};
 	fuse_reply_statfs(req, &st);
 }
@@ -278,7 +278,7 @@ static size_t add_plus(struct fs *fs, fuse_req_t req, struct node *dir, const st
 	else if (dir->ops->child(fs, dir, entry->name, 0, &node) == 0) {
 		param.ino = node_ino(fs, node);
 		param.entry_timeout = node->ops->entry_timeout;
-		param.attr_timeout = S_ISDIR(node->ops->mode) ? 1.0 : node->ops->entry_timeout;
+		param.attr_timeout = node->ops->attr_timeout;
 		node_attr(fs, node, &param.attr);
 	}
 	size_t used = fuse_add_direntry_plus(req, buffer, room, entry->name, &param, next);
@@ -293,7 +293,8 @@ static size_t add_plain(fuse_req_t req, const struct listing_entry *entry, char 
 	return fuse_add_direntry(req, buffer, room, entry->name, &st, next);
 }
 
-static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi, bool plus)
+static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi,
+                           bool plus)
 {
 	struct fs *fs = fs_of(req);
 	struct node *dir = node_of(fs, ino);
@@ -419,7 +420,7 @@ static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const 
 	struct fs *fs = fs_of(req);
 	struct node *node = node_of(fs, ino);
 	const char *own = own_name(name);
-	int result = !own                    ? -ENOTSUP
+	int result = !own                   ? -ENOTSUP
 	             : !node->ops->setxattr ? -EPERM
 	                                    : node->ops->setxattr(fs, node, own, value, size, flags);
 	fuse_reply_err(req, -result);
@@ -492,34 +493,34 @@ static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 }
 
 const struct fuse_lowlevel_ops ops_table = {
-	.init = op_init,
-	.lookup = op_lookup,
-	.forget = op_forget,
-	.forget_multi = op_forget_multi,
-	.getattr = op_getattr,
-	.setattr = op_setattr,
-	.mknod = op_mknod,
-	.mkdir = op_mkdir,
-	.unlink = op_unlink,
-	.rmdir = op_rmdir,
-	.symlink = op_symlink,
-	.rename = op_rename,
-	.link = op_link,
-	.create = op_create,
-	.open = op_open,
-	.read = op_read,
-	.write = op_write,
-	.flush = op_flush,
-	.release = op_release,
-	.fsync = op_fsync,
-	.opendir = op_opendir,
-	.readdir = op_readdir,
-	.readdirplus = op_readdirplus,
-	.releasedir = op_releasedir,
-	.statfs = op_statfs,
-	.setxattr = op_setxattr,
-	.getxattr = op_getxattr,
-	.listxattr = op_listxattr,
-	.removexattr = op_removexattr,
-	.poll = op_poll,
+    .init = op_init,
+    .lookup = op_lookup,
+    .forget = op_forget,
+    .forget_multi = op_forget_multi,
+    .getattr = op_getattr,
+    .setattr = op_setattr,
+    .mknod = op_mknod,
+    .mkdir = op_mkdir,
+    .unlink = op_unlink,
+    .rmdir = op_rmdir,
+    .symlink = op_symlink,
+    .rename = op_rename,
+    .link = op_link,
+    .create = op_create,
+    .open = op_open,
+    .read = op_read,
+    .write = op_write,
+    .flush = op_flush,
+    .release = op_release,
+    .fsync = op_fsync,
+    .opendir = op_opendir,
+    .readdir = op_readdir,
+    .readdirplus = op_readdirplus,
+    .releasedir = op_releasedir,
+    .statfs = op_statfs,
+    .setxattr = op_setxattr,
+    .getxattr = op_getxattr,
+    .listxattr = op_listxattr,
+    .removexattr = op_removexattr,
+    .poll = op_poll,
 };

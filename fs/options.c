@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "options.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -11,9 +12,10 @@
 #include <mqfs/log.h>
 
 /* What mount(8), fstab(5) and systemd.mount(5) add, and what we are anyway. */
-static const char *const ignored[] = {"defaults", "rw",     "auto", "noauto", "user",  "nouser", "users", "exec",   "noexec",
-                                      "suid",     "nosuid", "dev",  "nodev",  "async", "atime",  "noatime", "relatime",
-                                      "_netdev",  "nofail", "fail", "owner",  "group", "diratime", "nodiratime"};
+static const char *const ignored[] = {"defaults", "rw",    "auto",   "noauto",  "user",     "nouser",
+                                      "users",    "exec",  "noexec", "suid",    "nosuid",   "dev",
+                                      "nodev",    "async", "atime",  "noatime", "relatime", "_netdev",
+                                      "nofail",   "fail",  "owner",  "group",   "diratime", "nodiratime"};
 static const char *const for_fuse[] = {"allow_other", "allow_root", "auto_unmount"};
 
 static bool is_one_of(const char *word, const char *const *words, size_t count)
@@ -129,17 +131,34 @@ static int default_state_dir(struct options *options)
 	return length < 0 ? -ENOMEM : 0;
 }
 
-static bool is_loopback_guest(const char *authority)
+static bool is_loopback(const char *host, size_t bytes)
 {
-	const char *host = strchr(authority, '@');
-	static const char *const loopback[] = {"@localhost", "@127.", "@[::1]"};
-	if (!host || strncmp(authority, "guest:guest@", strlen("guest:guest@")) != 0)
+	char name[64];
+	struct in_addr address;
+	size_t port = host[0] == '[' ? bytes : strcspn(host, ":");
+	bytes = port < bytes ? port : bytes;
+	if (bytes >= sizeof(name))
 		return false;
-	for (size_t i = 0; i < sizeof(loopback) / sizeof(loopback[0]); i++) {
-		if (strncmp(host, loopback[i], strlen(loopback[i])) == 0)
-			return true;
+	memcpy(name, host, bytes);
+	name[bytes] = '\0';
+	if (inet_pton(AF_INET, name, &address) == 1)
+		return ntohl(address.s_addr) >> 24 == 127;
+	return strcmp(name, "localhost") == 0 || strncmp(name, "[::1]", 5) == 0;
+}
+
+/* guest's password is everybody's, and RabbitMQ lets it in from the loopback only. */
+static bool is_loopback_guest(const char *authority, size_t bytes)
+{
+	static const char guest[] = "guest:guest@";
+	const char *end = authority + bytes, *host = authority + strlen(guest);
+	if (strncmp(authority, guest, strlen(guest)) != 0)
+		return false;
+	for (size_t length; host < end; host += length + 1) {
+		length = strcspn(host, ",/");
+		if (!is_loopback(host, length))
+			return false;
 	}
-	return false;
+	return true;
 }
 
 /* Everybody may read a command line (M3). */
@@ -153,7 +172,7 @@ static int check_url(const char *url)
 	authority += 3;
 	size_t length = strcspn(authority, "/");
 	const char *at = memchr(authority, '@', length), *colon = memchr(authority, ':', length);
-	if (at && colon && colon < at && !is_loopback_guest(authority))
+	if (at && colon && colon < at && !is_loopback_guest(authority, length))
 		return refuse("URL", "a password on the command line is readable by everybody: set MQFS_PASSWORD");
 	return 0;
 }

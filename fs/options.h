@@ -18,9 +18,9 @@ struct options {
 };
 
 /*
- * Reads `[-f] [-o OPTION,…] [URL] DIR`. 0, or -EINVAL after a message on standard error. Unknown options are refused, but
- * those that mount(8) and fstab(5) use and no filesystem sees. A password in a URL is refused, but for guest at
- * the loopback (M3).
+ * Reads `[-f] [-o OPTION,…] [URL] DIR`. 0, or -EINVAL after a message on standard error. Unknown options are refused,
+ * but those that mount(8) and fstab(5) use and no filesystem sees. A password in a URL is refused, but for guest at the
+ * loopback (M3).
  */
 int options_parse(struct options *options, int argc, char **argv);
 void options_clear(struct options *options);

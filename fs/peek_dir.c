@@ -45,17 +45,19 @@ static void peek_message_attr(struct fs *fs, struct node *node, struct stat *st)
 }
 
 static const struct node_ops peek_message_ops = {
-	.mode = S_IFDIR | 0500,
-	.attr = peek_message_attr,
-	.hold = message_hold,
-	.drop = message_drop,
-	.child = peek_message_child,
-	.list = peek_message_list,
+    .mode = S_IFDIR | 0500,
+    .attr_timeout = 1.0,
+    .attr = peek_message_attr,
+    .hold = message_hold,
+    .drop = message_drop,
+    .child = peek_message_child,
+    .list = peek_message_list,
 };
 
 const struct node_ops peek_dir_ops = {
-	.mode = S_IFDIR | 0500,
-	.entry_timeout = 1.0,
-	.child = peek_child,
-	.list = peek_list,
+    .mode = S_IFDIR | 0500,
+    .entry_timeout = 1.0,
+    .attr_timeout = 1.0,
+    .child = peek_child,
+    .list = peek_list,
 };

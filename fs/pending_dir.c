@@ -46,8 +46,8 @@ static bool is_family(struct queue *queue, struct mqfs_delivery *delivery, pid_t
 }
 
 /*
- * Finds a delivery by its name in dir for the caller: a reference and the state it is in, or why the caller can't have it.
- * Reads /proc: no lock.
+ * Finds a delivery by its name in dir for the caller: a reference and the state it is in, or why the caller can't have
+ * it. Reads /proc: no lock.
  */
 static int find_for(const struct node *dir, const char *name, pid_t tid, struct mqfs_delivery **ret_delivery,
                     enum mqfs_delivery_state *ret_state)
@@ -220,8 +220,8 @@ static void delivery_unlink(struct fs *fs, fuse_req_t req, struct node *dir, con
 
 	int result = find_for(dir, name, tid, &delivery, &state);
 	if (result == 0) {
-		result = state == MQFS_DELIVERY_PENDING ? -EPERM
-		                                        : mqfs_consumer_settle(consumer, delivery, MQFS_SETTLE_ACK);
+		result =
+		    state == MQFS_DELIVERY_PENDING ? -EPERM : mqfs_consumer_settle(consumer, delivery, MQFS_SETTLE_ACK);
 	} else if (result == -ENOENT) {
 		result = find_error_for(dir, name, tid, &delivery);
 		if (result == 0)
@@ -325,22 +325,24 @@ static void delivery_rename(struct fs *fs, fuse_req_t req, const struct rename *
 }
 
 const struct node_ops pending_dir_ops = {
-	.mode = S_IFDIR | 0700,
-	.entry_timeout = 1.0,
-	.child = delivery_child,
-	.list = pending_list,
-	.lookup = delivery_lookup,
-	.opendir = pending_opendir,
-	.unlink = delivery_unlink,
-	.rename = delivery_rename,
+    .mode = S_IFDIR | 0700,
+    .entry_timeout = 1.0,
+    .attr_timeout = 1.0,
+    .child = delivery_child,
+    .list = pending_list,
+    .lookup = delivery_lookup,
+    .opendir = pending_opendir,
+    .unlink = delivery_unlink,
+    .rename = delivery_rename,
 };
 
 const struct node_ops claimed_dir_ops = {
-	.mode = S_IFDIR | 0700,
-	.entry_timeout = 1.0,
-	.child = delivery_child,
-	.list = claimed_list,
-	.lookup = delivery_lookup,
-	.unlink = delivery_unlink,
-	.rename = delivery_rename,
+    .mode = S_IFDIR | 0700,
+    .entry_timeout = 1.0,
+    .attr_timeout = 1.0,
+    .child = delivery_child,
+    .list = claimed_list,
+    .lookup = delivery_lookup,
+    .unlink = delivery_unlink,
+    .rename = delivery_rename,
 };

@@ -113,12 +113,25 @@ bool proc_dying(pid_t tid)
 	return (own | shared) & kill_bit;
 }
 
+/* Terminals and /dev/null are what most descriptors are, besides pipes and sockets. */
+static bool may_be_ours(const char *target, ssize_t bytes)
+{
+	static const char *const devices[] = {"/dev/null", "/dev/pts/", "/dev/tty"};
+	if (bytes < 1 || target[0] != '/') /* pipe:[…], socket:[…], anon_inode:… */
+		return false;
+	for (size_t i = 0; i < sizeof(devices) / sizeof(devices[0]); i++) {
+		size_t length = strlen(devices[i]);
+		if ((size_t)bytes >= length && memcmp(target, devices[i], length) == 0)
+			return false;
+	}
+	return true;
+}
+
 /* fdinfo has had "ino:" since Linux 5.14; it asks the kernel, where stat() would ask this very daemon. */
 static bool fd_is(int fds, const char *fd, const char *dir, uint64_t ino)
 {
-	char target[2], path[64], info[512];
-	ssize_t n = readlinkat(fds, fd, target, sizeof(target));
-	if (n < 1 || target[0] != '/') /* pipe:[…], socket:[…], anon_inode:… */
+	char target[16], path[64], info[512];
+	if (!may_be_ours(target, readlinkat(fds, fd, target, sizeof(target))))
 		return false;
 	snprintf(path, sizeof(path), "%sinfo/%s", dir, fd);
 	if (read_file(path, info, sizeof(info)) <= 0)
@@ -127,17 +140,25 @@ static bool fd_is(int fds, const char *fd, const char *dir, uint64_t ino)
 	return status_field(info, "\nino:", 10, &found) && found == ino;
 }
 
+/* Not readdir(3), whose buffer costs an mmap or a malloc each time: this runs for every close() of a draft. */
 int proc_holds(pid_t pid, uint64_t ino)
 {
+	_Alignas(struct dirent64) char entries[2048];
 	char path[32];
-	snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
-	DIR *dir = pid > 0 ? opendir(path) : NULL;
-	if (!dir)
-		return pid > 0 ? -errno : -ESRCH;
+	ssize_t bytes;
 	int holds = 0;
-	for (struct dirent *entry; !holds && (entry = readdir(dir));)
-		holds = entry->d_name[0] != '.' && fd_is(dirfd(dir), entry->d_name, path, ino);
-	closedir(dir);
+	snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+	int fds = pid > 0 ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	if (fds < 0)
+		return pid > 0 ? -errno : -ESRCH;
+	while (!holds && (bytes = getdents64(fds, entries, sizeof(entries))) > 0) {
+		for (ssize_t at = 0; !holds && at < bytes;) {
+			const struct dirent64 *entry = (const struct dirent64 *)(entries + at);
+			holds = entry->d_name[0] != '.' && fd_is(fds, entry->d_name, path, ino);
+			at += entry->d_reclen;
+		}
+	}
+	close(fds);
 	return holds;
 }
 

@@ -15,10 +15,10 @@
 
 struct proc_stat {
 	pid_t parent;
-	char state;             /* 'R', 'S', 'Z', … */
-	unsigned long flags;    /* PF_… of the kernel's task_struct */
+	char state;               /* 'R', 'S', 'Z', … */
+	unsigned long flags;      /* PF_… of the kernel's task_struct */
 	unsigned long long start; /* clock ticks after boot: with the pid it names a process for ever */
-	int exit_code;          /* wait(2) status; a fatal signal's number while exiting */
+	int exit_code;            /* wait(2) status; a fatal signal's number while exiting */
 	char name[16];
 };
 

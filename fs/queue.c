@@ -184,7 +184,8 @@ static int64_t queue_tick(struct fs *fs, struct queue *queue, int64_t now_ms)
 	return earlier(next, mqfs_look_tick(queue->dead, now_ms));
 }
 
-/* A reference to the queue after this one, in the order of the table; NULL past the end. Drops that of the one before. */
+/* A reference to the queue after this one, in the order of the table; NULL past the end. Drops that of the one before.
+ */
 static struct queue *next_queue(struct fs *fs, struct queue *before)
 {
 	fs_lock(fs);

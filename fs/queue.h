@@ -47,7 +47,8 @@ struct queue {
 	struct mqfs_look *retry, *dead;
 	struct mqfs_counters counters;
 	struct mqfs_consumer *consumer;
-	/* Addresses for the nodes: aligned and apart as many as there are views, so that each inode number is unique. */
+	/* Addresses for the nodes: aligned and apart as many as there are views, so that each inode number is unique.
+	 */
 	_Alignas(VIEWS) struct {
 		char views[VIEWS];
 	} slots[SLOTS];
@@ -58,16 +59,16 @@ struct queue {
 	/* guarded by fs->lock */
 	bool listed;
 	struct mqfs_settings settings;
-	struct draft *drafts;           /* those with a name, by it */
-	struct draft *ghosts;           /* published ones, oldest first (utlist) */
+	struct draft *drafts; /* those with a name, by it */
+	struct draft *ghosts; /* published ones, oldest first (utlist) */
 	unsigned ghost_count;
-	int64_t draft_count;            /* with or without a name, ghosts not counted */
-	struct abandoned *abandoned;    /* claims whose taker was killed */
-	struct poll_wait *polls;        /* who polls claim and next */
-	struct moved *moved;            /* names that were moved to, oldest first (utlist) */
+	int64_t draft_count;         /* with or without a name, ghosts not counted */
+	struct abandoned *abandoned; /* claims whose taker was killed */
+	struct poll_wait *polls;     /* who polls claim and next */
+	struct moved *moved;         /* names that were moved to, oldest first (utlist) */
 	unsigned moved_count;
-	struct mqfs_depths depths;      /* the last answer */
-	int64_t depths_ms;              /* monotonic, when; 0 never */
+	struct mqfs_depths depths; /* the last answer */
+	int64_t depths_ms;         /* monotonic, when; 0 never */
 	UT_hash_handle hh;
 };
 

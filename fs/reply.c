@@ -87,12 +87,12 @@ ticket_t park(struct fs *fs, fuse_req_t req, int64_t deadline_ms, enum interrupt
 		return 0;
 	}
 	*parked = (struct parked){
-		.req = req,
-		.tid = fuse_req_ctx(req)->pid,
-		.deadline_ms = deadline_ms,
-		.interrupt = interrupt,
-		.abandoned = abandoned,
-		.arg = arg,
+	    .req = req,
+	    .tid = fuse_req_ctx(req)->pid,
+	    .deadline_ms = deadline_ms,
+	    .interrupt = interrupt,
+	    .abandoned = abandoned,
+	    .arg = arg,
 	};
 	pthread_mutex_lock(&fs->parked_lock);
 	ticket_t ticket = parked->ticket = ++fs->last_ticket;
@@ -173,9 +173,9 @@ void parked_end(struct fs *fs, int error)
 static void fill_entry(struct fs *fs, struct node *node, struct fuse_entry_param *entry)
 {
 	*entry = (struct fuse_entry_param){
-		.ino = node_ino(fs, node),
-		.entry_timeout = node->ops->entry_timeout,
-		.attr_timeout = S_ISDIR(node->ops->mode) ? 1.0 : node->ops->entry_timeout,
+	    .ino = node_ino(fs, node),
+	    .entry_timeout = node->ops->entry_timeout,
+	    .attr_timeout = node->ops->attr_timeout,
 	};
 	fs_lock(fs);
 	node_attr(fs, node, &entry->attr);

@@ -85,7 +85,8 @@ static int found_queue(struct fs *fs, const char *name, struct node **ret_node)
 	return result;
 }
 
-/* The broker says that a queue we knew is gone: deleted by somebody else. Drafts that were kept stay, and so does it. */
+/* The broker says that a queue we knew is gone: deleted by somebody else. Drafts that were kept stay, and so does it.
+ */
 static void vanished(struct fs *fs, const char *name)
 {
 	fs_lock(fs);
@@ -315,7 +316,7 @@ static void root_rmdir(struct fs *fs, fuse_req_t req, struct node *dir, const ch
 	}
 	*removal = (struct removal){.fs = fs, .queue = queue};
 	removal->ticket =
-		park(fs, req, mqfs_clock_monotonic_ms() + DECLARE_MS + 1000, INTERRUPT_WHEN_DYING, NULL, NULL);
+	    park(fs, req, mqfs_clock_monotonic_ms() + DECLARE_MS + 1000, INTERRUPT_WHEN_DYING, NULL, NULL);
 	mqfs_consumer_stop(queue->consumer, stopped, removal);
 }
 
@@ -333,16 +334,16 @@ static const struct {
 	const struct node_ops *ops;
 	bool listed;
 } queue_children[] = {
-	{"new", SLOT_NEW, &new_dir_ops, true},
-	{"pending", SLOT_PENDING, &pending_dir_ops, true},
-	{"claimed", SLOT_CLAIMED, &claimed_dir_ops, true},
-	{"peek", SLOT_PEEK, &peek_dir_ops, true},
-	{"retry", SLOT_RETRY, &failed_dir_ops, true},
-	{"dead", SLOT_DEAD, &failed_dir_ops, true},
-	{"claim", SLOT_CLAIM, &claim_file_ops, false},
-	{"next", SLOT_NEXT, &claim_file_ops, false},
-	{"stats", SLOT_STATS, &stats_file_ops, true},
-	{"config", SLOT_CONFIG, &config_dir_ops, true},
+    {"new", SLOT_NEW, &new_dir_ops, true},
+    {"pending", SLOT_PENDING, &pending_dir_ops, true},
+    {"claimed", SLOT_CLAIMED, &claimed_dir_ops, true},
+    {"peek", SLOT_PEEK, &peek_dir_ops, true},
+    {"retry", SLOT_RETRY, &failed_dir_ops, true},
+    {"dead", SLOT_DEAD, &failed_dir_ops, true},
+    {"claim", SLOT_CLAIM, &claim_file_ops, false},
+    {"next", SLOT_NEXT, &claim_file_ops, false},
+    {"stats", SLOT_STATS, &stats_file_ops, true},
+    {"config", SLOT_CONFIG, &config_dir_ops, true},
 };
 
 #define QUEUE_CHILDREN (sizeof(queue_children) / sizeof(queue_children[0]))
@@ -354,7 +355,8 @@ static int queue_child(struct fs *fs, struct node *dir, const char *name, pid_t 
 	for (size_t i = 0; i < QUEUE_CHILDREN; i++) {
 		if (strcmp(queue_children[i].name, name) != 0)
 			continue;
-		*ret_node = tree_node(fs, queue_children[i].ops, queue, &queue->slots[queue_children[i].slot], VIEW_ONLY);
+		*ret_node =
+		    tree_node(fs, queue_children[i].ops, queue, &queue->slots[queue_children[i].slot], VIEW_ONLY);
 		return *ret_node ? 0 : -ENOMEM;
 	}
 	return -ENOENT;
@@ -398,27 +400,30 @@ static void mqfs_list(struct fs *fs, struct node *dir, struct listing *listing)
 }
 
 const struct node_ops root_dir_ops = {
-	.mode = S_IFDIR | 0700,
-	.child = root_child,
-	.list = root_list,
-	.lookup = root_lookup,
-	.opendir = root_opendir,
-	.mkdir = root_mkdir,
-	.rmdir = root_rmdir,
-	.rename = root_rename,
+    .mode = S_IFDIR | 0700,
+    .attr_timeout = 1.0,
+    .child = root_child,
+    .list = root_list,
+    .lookup = root_lookup,
+    .opendir = root_opendir,
+    .mkdir = root_mkdir,
+    .rmdir = root_rmdir,
+    .rename = root_rename,
 };
 
 const struct node_ops queue_dir_ops = {
-	.mode = S_IFDIR | 0700,
-	.entry_timeout = 1.0,
-	.attr = queue_attr,
-	.child = queue_child,
-	.list = queue_list,
+    .mode = S_IFDIR | 0700,
+    .entry_timeout = 1.0,
+    .attr_timeout = 1.0,
+    .attr = queue_attr,
+    .child = queue_child,
+    .list = queue_list,
 };
 
 const struct node_ops mqfs_dir_ops = {
-	.mode = S_IFDIR | 0700,
-	.entry_timeout = 1.0,
-	.child = mqfs_child,
-	.list = mqfs_list,
+    .mode = S_IFDIR | 0700,
+    .entry_timeout = 1.0,
+    .attr_timeout = 1.0,
+    .child = mqfs_child,
+    .list = mqfs_list,
 };

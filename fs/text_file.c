@@ -52,18 +52,17 @@ static char *stats_text(struct queue *queue)
 	const struct mqfs_depths *d = &queue->depths;
 	char *text;
 	int length = asprintf(
-		&text,
-		"ready %" PRId64 "\nconsumers %" PRId64 "\npending %" PRId64 "\nclaimed %" PRId64 "\nretry %" PRId64
-		"\ndead %" PRId64 "\noutbox 0\ndrafts %" PRId64 "\npublished %llu\nconfirmed %llu\nreturned %llu\n"
-		"nacked %llu\ndelivered %llu\nredelivered %llu\nacked %llu\nretried %llu\ndead_lettered %llu\n"
-		"expired_claims %llu\nprefetch %" PRId64 "\nprefetch_full %llu\noldest_pending_age %" PRId64 ".%03d\n",
-		d->ready, d->consumers, state.pending, state.claimed, d->retry + mqfs_look_held(queue->retry),
-		d->dead + mqfs_look_held(queue->dead), queue->draft_count,
-		atomic_load(&c->published), atomic_load(&c->confirmed), atomic_load(&c->returned),
-		atomic_load(&c->nacked), atomic_load(&c->delivered), atomic_load(&c->redelivered),
-		atomic_load(&c->acked), atomic_load(&c->retried), atomic_load(&c->dead_lettered),
-		atomic_load(&c->expired_claims), queue->settings.prefetch, atomic_load(&c->prefetch_full),
-		state.oldest_pending_ms / 1000, (int)(state.oldest_pending_ms % 1000));
+	    &text,
+	    "ready %" PRId64 "\nconsumers %" PRId64 "\npending %" PRId64 "\nclaimed %" PRId64 "\nretry %" PRId64
+	    "\ndead %" PRId64 "\noutbox 0\ndrafts %" PRId64 "\npublished %llu\nconfirmed %llu\nreturned %llu\n"
+	    "nacked %llu\ndelivered %llu\nredelivered %llu\nacked %llu\nretried %llu\ndead_lettered %llu\n"
+	    "expired_claims %llu\nprefetch %" PRId64 "\nprefetch_full %llu\noldest_pending_age %" PRId64 ".%03d\n",
+	    d->ready, d->consumers, state.pending, state.claimed, d->retry + mqfs_look_held(queue->retry),
+	    d->dead + mqfs_look_held(queue->dead), queue->draft_count, atomic_load(&c->published),
+	    atomic_load(&c->confirmed), atomic_load(&c->returned), atomic_load(&c->nacked), atomic_load(&c->delivered),
+	    atomic_load(&c->redelivered), atomic_load(&c->acked), atomic_load(&c->retried),
+	    atomic_load(&c->dead_lettered), atomic_load(&c->expired_claims), queue->settings.prefetch,
+	    atomic_load(&c->prefetch_full), state.oldest_pending_ms / 1000, (int)(state.oldest_pending_ms % 1000));
 	return length < 0 ? NULL : text;
 }
 
@@ -133,11 +132,11 @@ static void stats_open(struct fs *fs, fuse_req_t req, struct node *node, struct 
 }
 
 const struct node_ops stats_file_ops = {
-	.mode = S_IFREG | 0400,
-	.attr = stats_attr,
-	.open = stats_open,
-	.read = text_read,
-	.release = text_release,
+    .mode = S_IFREG | 0400,
+    .attr = stats_attr,
+    .open = stats_open,
+    .read = text_read,
+    .release = text_release,
 };
 
 /* --- .mqfs/status --- */
@@ -147,10 +146,10 @@ static char *status_text(struct fs *fs)
 	struct mqfs_backend_status status;
 	char since[MQFS_RFC3339_BYTES], mounted[MQFS_RFC3339_BYTES], *text;
 	mqfs_backend_status(fs->backend, &status);
-	int length = asprintf(&text, "version %s\nbackend %s\nproduct %s\nconnected %s\nsince %s\nreason %s\nmounted %s\n",
-	                      MQFS_VERSION, status.peer, status.product, status.connected ? "yes" : "no",
-	                      mqfs_clock_rfc3339(status.since_us, since), status.reason,
-	                      mqfs_clock_rfc3339(fs->mounted_us, mounted));
+	int length = asprintf(
+	    &text, "version %s\nbackend %s\nproduct %s\nconnected %s\nsince %s\nreason %s\nmounted %s\n", MQFS_VERSION,
+	    status.peer, status.product, status.connected ? "yes" : "no", mqfs_clock_rfc3339(status.since_us, since),
+	    status.reason, mqfs_clock_rfc3339(fs->mounted_us, mounted));
 	return length < 0 ? NULL : text;
 }
 
@@ -166,31 +165,31 @@ static void status_open(struct fs *fs, fuse_req_t req, struct node *node, struct
 }
 
 const struct node_ops status_file_ops = {
-	.mode = S_IFREG | 0400,
-	.attr = status_attr,
-	.open = status_open,
-	.read = text_read,
-	.release = text_release,
+    .mode = S_IFREG | 0400,
+    .attr = status_attr,
+    .open = status_open,
+    .read = text_read,
+    .release = text_release,
 };
 
 /* --- .mqfs/README --- */
 
 static const char readme[] =
-	"This is a mount of mqfs: each directory beside .mqfs is a message queue.\n"
-	"\n"
-	"  mkdir Q                     make a queue\n"
-	"  echo task >Q/new/a          publish a message (Q/new/@7/a: at priority 7)\n"
-	"  ls Q/pending                what was delivered to this mount and nobody has taken\n"
-	"  cat Q/pending/X             take a message (then it is in Q/claimed)\n"
-	"  rm Q/claimed/X              it is done: acknowledge it\n"
-	"  mv Q/claimed/X Q/retry/     it failed: try again later (Q/dead/: never again)\n"
-	"  mv Q/claimed/X Q/pending/   give it back\n"
-	"  mv Q/dead/* Q/new/          publish dead messages afresh\n"
-	"  cat Q/claim                 wait for a message, take it, print its name\n"
-	"  cat Q/next                  wait for a message, print it, acknowledge it\n"
-	"  cat Q/stats                 numbers;  Q/config/: settings, one a file\n"
-	"\n"
-	"Looking (ls, stat, find, and reading under Q/peek, Q/retry and Q/dead) settles nothing.\n";
+    "This is a mount of mqfs: each directory beside .mqfs is a message queue.\n"
+    "\n"
+    "  mkdir Q                     make a queue\n"
+    "  echo task >Q/new/a          publish a message (Q/new/@7/a: at priority 7)\n"
+    "  ls Q/pending                what was delivered to this mount and nobody has taken\n"
+    "  cat Q/pending/X             take a message (then it is in Q/claimed)\n"
+    "  rm Q/claimed/X              it is done: acknowledge it\n"
+    "  mv Q/claimed/X Q/retry/     it failed: try again later (Q/dead/: never again)\n"
+    "  mv Q/claimed/X Q/pending/   give it back\n"
+    "  mv Q/dead/* Q/new/          publish dead messages afresh\n"
+    "  cat Q/claim                 wait for a message, take it, print its name\n"
+    "  cat Q/next                  wait for a message, print it, acknowledge it\n"
+    "  cat Q/stats                 numbers;  Q/config/: settings, one a file\n"
+    "\n"
+    "Looking (ls, stat, find, and reading under Q/peek, Q/retry and Q/dead) settles nothing.\n";
 
 static void readme_attr(struct fs *fs, struct node *node, struct stat *st)
 {
@@ -204,10 +203,10 @@ static void readme_open(struct fs *fs, fuse_req_t req, struct node *node, struct
 }
 
 const struct node_ops readme_file_ops = {
-	.mode = S_IFREG | 0400,
-	.entry_timeout = 1.0,
-	.attr = readme_attr,
-	.open = readme_open,
-	.read = text_read,
-	.release = text_release,
+    .mode = S_IFREG | 0400,
+    .entry_timeout = 1.0,
+    .attr = readme_attr,
+    .open = readme_open,
+    .read = text_read,
+    .release = text_release,
 };

@@ -81,12 +81,12 @@ void tree_clear(struct fs *fs)
 void node_attr(struct fs *fs, struct node *node, struct stat *st)
 {
 	*st = (struct stat){
-		.st_ino = node->key,
-		.st_mode = node->ops->mode,
-		.st_nlink = 1,
-		.st_uid = fs->uid,
-		.st_gid = fs->gid,
-		.st_blksize = 4096,
+	    .st_ino = node->key,
+	    .st_mode = node->ops->mode,
+	    .st_nlink = 1,
+	    .st_uid = fs->uid,
+	    .st_gid = fs->gid,
+	    .st_blksize = 4096,
 	};
 	st->st_mtim.tv_sec = fs->mounted_us / 1000000;
 	st->st_mtim.tv_nsec = fs->mounted_us % 1000000 * 1000;

@@ -35,6 +35,7 @@
  */
 
 #define CONSUMER_STOCKED_MS 250       /* the longest wait of a first look */
+#define CONSUMER_GATHER_MS 20         /* a first look waits so long for one more */
 #define CONSUMER_AGAIN_MS 3000        /* between two tries of an outcome */
 #define CONSUMER_RECORD_MS 3600000    /* how long a detached delivery may be recognised */
 #define CONSUMER_TIMEOUT_GAP_MS 60000 /* how long before the broker's consumer-timeout a claim ends */
@@ -125,6 +126,7 @@ struct mqfs_consumer {
 	int prepared;
 	int64_t started_ms; /* when consuming was wanted */
 	int64_t touched_ms;
+	int64_t newest_ms; /* when something was last listed */
 
 	int64_t next_due_ms;
 	struct consumer_work work;

@@ -31,9 +31,17 @@ static void await(struct mqfs_consumer *consumer, struct mqfs_waiter **list, str
 
 bool consumer_is_stocked(const struct mqfs_consumer *consumer, int64_t now_ms)
 {
-	return consumer->pending || consumer->drained || !consumer->wanted ||
-	       consumer->held_count >= consumer->settings.prefetch ||
-	       now_ms >= consumer->started_ms + CONSUMER_STOCKED_MS;
+	return consumer->drained || !consumer->wanted || consumer->held_count >= consumer->settings.prefetch ||
+	       now_ms >= consumer->started_ms + CONSUMER_STOCKED_MS ||
+	       (consumer->pending && now_ms >= consumer->newest_ms + CONSUMER_GATHER_MS);
+}
+
+/* When the first look is answered at the latest, as things are. */
+static int64_t stocked_ms(const struct mqfs_consumer *consumer)
+{
+	int64_t all_ms = consumer->started_ms + CONSUMER_STOCKED_MS, gathered_ms = consumer->newest_ms + CONSUMER_GATHER_MS;
+
+	return consumer->pending && gathered_ms < all_ms ? gathered_ms : all_ms;
 }
 
 int64_t consumer_serve(struct mqfs_consumer *consumer, int64_t now_ms)
@@ -54,7 +62,10 @@ int64_t consumer_serve(struct mqfs_consumer *consumer, int64_t now_ms)
 		consumer_take(held, waiter->claimed_by);
 		serve(consumer, &consumer->claims, waiter, 1, mqfs_delivery_ref(held->delivery));
 	}
-	return consumer->stocked ? consumer->stocked->deadline_ms : MQFS_NEVER;
+	if (!consumer->stocked)
+		return MQFS_NEVER;
+	consumer_due(consumer, stocked_ms(consumer));
+	return stocked_ms(consumer);
 }
 
 void consumer_fail_waiters(struct mqfs_consumer *consumer, int result)
@@ -80,7 +91,7 @@ int mqfs_consumer_wait_stocked(struct mqfs_consumer *consumer, struct mqfs_waite
 	consumer_want(consumer, now_ms);
 	result = consumer_is_stocked(consumer, now_ms);
 	if (!result)
-		await(consumer, &consumer->stocked, waiter, WAITER_STOCKED, consumer->started_ms + CONSUMER_STOCKED_MS);
+		await(consumer, &consumer->stocked, waiter, WAITER_STOCKED, stocked_ms(consumer));
 	consumer_leave(consumer);
 	return result;
 }

@@ -205,6 +205,7 @@ int consumer_hold(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery
 		return -ENOMEM;
 	}
 	insert_pending(consumer, held);
+	consumer->newest_ms = mqfs_clock_monotonic_ms();
 	consumer->counts[MQFS_DELIVERY_PENDING]++;
 	if (++consumer->held_count == consumer->settings.prefetch)
 		atomic_fetch_add(&consumer->counters->prefetch_full, 1);

@@ -222,7 +222,10 @@ static int set_error(struct mqfs_message *copy, const char *error)
 
 	if (!text)
 		return -ENOMEM;
+	/* What `2>X.error` writes ends in a newline, which says nothing. */
 	bytes = strlen(text);
+	while (bytes > 0 && (text[bytes - 1] == '\n' || text[bytes - 1] == '\r'))
+		text[--bytes] = '\0';
 	if (bytes > ERROR_MAX)
 		tail += bytes - ERROR_MAX;
 	while (((unsigned char)*tail & 0xc0) == 0x80)

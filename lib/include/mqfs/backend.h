@@ -145,9 +145,10 @@ struct mqfs_backend_ops {
 	void (*cancel)(struct mqfs_backend *backend, const char *queue, mqfs_done_fn *done, void *arg);
 
 	/* Settles a delivery of consume or browse; the caller keeps its reference. -ESTALE: see above. For a MOVE that
-	 * failed the delivery is still held, and settle may be called again. One outcome is MOVE's alone: MQFS_MOVED_STALE
-	 * (positive) says that the copy is confirmed in its place, but that the original's connection was lost before it
-	 * was acknowledged; all that is left to do when it is delivered again is to acknowledge it. */
+	 * failed the delivery is still held, and settle may be called again. One outcome is MOVE's alone:
+	 * MQFS_MOVED_STALE (positive) says that the copy is confirmed in its place, but that the original's connection
+	 * was lost before it was acknowledged; all that is left to do when it is delivered again is to acknowledge it.
+	 */
 	void (*settle)(struct mqfs_backend *backend, struct mqfs_delivery *delivery,
 	               const struct mqfs_disposition *disposition, int64_t deadline_ms, mqfs_done_fn *done, void *arg);
 
