@@ -17,6 +17,7 @@ enum {
 	CHECKPOINT_PAGES = 4000,              /* 16 MiB of log */
 	RESTART_PAGES = 4 * CHECKPOINT_PAGES, /* somebody reads on and on: now wait for them */
 	IDLE_MS = 1000,
+	IDLE_PAGES = 64, /* not for every renewed lease */
 	RESTART_PATIENCE_MS = 100,
 };
 
@@ -42,7 +43,7 @@ int checkpoint_init(struct store *store)
 
 int64_t checkpoint_next(const struct store *store)
 {
-	if (store->log_pages == 0)
+	if (store->log_pages <= IDLE_PAGES)
 		return MQFS_NEVER;
 	return store->committed_ms + (store->log_pages > CHECKPOINT_PAGES ? 0 : IDLE_MS);
 }

@@ -51,6 +51,12 @@ static const struct {
 
 #define TEXT_PROPERTIES (sizeof text_properties / sizeof text_properties[0])
 
+/* All of which fit into eight bytes. */
+static bool is_integer(char kind)
+{
+	return kind != '\0' && strchr("bBsuIilLT", kind);
+}
+
 /* Writing. A failure sticks in result, so that only the end is asked. */
 
 struct codec_writer {
@@ -133,17 +139,6 @@ static void put_value(struct codec_writer *writer, const struct mqfs_value *valu
 	case 't':
 		put_number(writer, value->boolean, 1);
 		break;
-	case 'b':
-	case 'B':
-	case 's':
-	case 'u':
-	case 'I':
-	case 'i':
-	case 'l':
-	case 'L':
-	case 'T':
-		put_number(writer, (uint64_t)value->integer, 8);
-		break;
 	case 'f':
 	case 'd':
 		memcpy(&bits, &value->real, sizeof bits);
@@ -166,7 +161,10 @@ static void put_value(struct codec_writer *writer, const struct mqfs_value *valu
 	case 'V':
 		break;
 	default:
-		writer->result = -EINVAL;
+		if (is_integer(value->kind))
+			put_number(writer, (uint64_t)value->integer, 8);
+		else
+			writer->result = -EINVAL;
 	}
 }
 
@@ -325,17 +323,6 @@ static void get_value(struct codec_reader *reader, struct mqfs_value *value, uns
 	case 't':
 		value->boolean = get_number(reader, 1) != 0;
 		break;
-	case 'b':
-	case 'B':
-	case 's':
-	case 'u':
-	case 'I':
-	case 'i':
-	case 'l':
-	case 'L':
-	case 'T':
-		value->integer = (int64_t)get_number(reader, 8);
-		break;
 	case 'f':
 	case 'd':
 		bits = get_number(reader, 8);
@@ -362,8 +349,11 @@ static void get_value(struct codec_reader *reader, struct mqfs_value *value, uns
 	case 'V':
 		break;
 	default:
-		reader->result = reader->result < 0 ? reader->result : -EIO;
-		return;
+		value->integer = is_integer(kind) ? (int64_t)get_number(reader, 8) : 0;
+		if (!is_integer(kind) && reader->result == 0)
+			reader->result = -EIO;
+		if (reader->result < 0)
+			return;
 	}
 	value->kind = kind;
 }

@@ -124,8 +124,8 @@ static int intake_select(struct store *store, struct intake *intake, const struc
 	int r = 0;
 
 	sqlite3_bind_int64(statement, 1, queue->id);
-	sqlite3_bind_int64(statement, 2, mqfs_clock_realtime_us());
-	sqlite3_bind_int64(statement, 3, limit);
+	sqlite3_bind_int64(statement, 2, limit);
+	sqlite3_bind_int64(statement, 3, mqfs_clock_realtime_us());
 	while (bytes < FEED_BYTES_MAX && (r = statement_step(statement)) == 1) {
 		struct mqfs_delivery *delivery;
 		bool damaged;

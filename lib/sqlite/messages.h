@@ -52,8 +52,8 @@ int message_bury(struct store *store, struct queue *queue, const struct message_
 int message_end(struct store *store, struct queue *queue, const struct message_fence *fence, const char *reason);
 
 /*
- * The delivery of the row that statement stands on, which selects id, generation, redelivered,
- * deliveries, next_at, head, body. A head that can't be read is replaced by one that says so; *ret_damaged.
+ * The delivery of the row that statement stands on (SELECT_WHOLE in statements.c). A head that can't be read is
+ * replaced by one that says so; *ret_damaged.
  */
 int message_read(sqlite3_stmt *statement, const char *queue, enum mqfs_place place, struct mqfs_delivery **ret_delivery,
                  bool *ret_damaged);

@@ -104,3 +104,21 @@ void request_append(struct request **list, struct request *tail)
 		list = &(*list)->next;
 	*list = tail;
 }
+
+struct request *request_part(struct request **list, bool (*belongs)(const struct request *request, int64_t now_ms),
+                             int64_t now_ms)
+{
+	struct request *part = NULL, **part_end = &part;
+
+	while (*list) {
+		if (!belongs(*list, now_ms)) {
+			list = &(*list)->next;
+			continue;
+		}
+		*part_end = *list;
+		part_end = &(*list)->next;
+		*list = *part_end;
+		*part_end = NULL;
+	}
+	return part;
+}

@@ -75,6 +75,9 @@ struct request {
 struct request *request_new(enum request_kind kind, const char *queue, const char *target, int64_t deadline_ms);
 /* Lists of requests, the oldest first. */
 void request_append(struct request **list, struct request *tail);
+/* Takes out, in their order, those that belong. */
+struct request *request_part(struct request **list, bool (*belongs)(const struct request *request, int64_t now_ms),
+                             int64_t now_ms);
 /* Calls back with the outcome and frees the request. */
 void request_complete(struct request *request);
 /* Forgets what a handler found, so that it may run again. */

@@ -52,7 +52,8 @@ static const char *const migrations[] = {
     "CREATE INDEX messages_expiring ON messages (expires_at) WHERE state = 0 AND expires_at IS NOT NULL;"
     "CREATE INDEX messages_leased ON messages (mount) WHERE state = 1;"
     "CREATE INDEX messages_due ON messages (next_at) WHERE state = 2;"
-    "CREATE INDEX messages_kept ON messages (queue, state, id) WHERE state >= 2;",
+    "CREATE INDEX messages_retry ON messages (queue, id) WHERE state = 2;"
+    "CREATE INDEX messages_dead ON messages (queue, id) WHERE state = 3;",
 };
 
 enum { SCHEMA_VERSION = sizeof(migrations) / sizeof(migrations[0]) };

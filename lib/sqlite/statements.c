@@ -3,6 +3,9 @@
 
 #include <errno.h>
 
+#define LOG_TOPIC "sqlite"
+#include <mqfs/log.h>
+
 /* A row is changed only by who holds it as it was seen: its state, its generation and its mount. */
 #define FENCE " WHERE id = ?1 AND generation = ?2 AND state = ?3 AND mount IS ?4"
 
@@ -11,6 +14,11 @@
 
 #define QUEUE_COLUMNS                                                                                                  \
 	"id, name, max_priority, message_ttl, max_length, overflow, dead_letter, ready, leased, retry, dead"
+
+/* What message_read() reads. */
+#define SELECT_WHOLE                                                                                                   \
+	"SELECT m.id, m.generation, m.redelivered, m.deliveries, m.next_at, c.head, c.body"                            \
+	" FROM messages m CROSS JOIN contents c ON c.id = m.id"
 
 static const char *const texts[STATEMENTS] = {
     [STATEMENT_BEGIN_READ] = "BEGIN",
@@ -41,13 +49,11 @@ static const char *const texts[STATEMENTS] = {
     [STATEMENT_MESSAGE_RELEASE] = "UPDATE messages SET state = 0, mount = NULL, redelivered = 1" FENCE,
     [STATEMENT_MESSAGE_WAKE] = "UPDATE messages SET state = 0, next_at = NULL" FENCE,
     [STATEMENT_MESSAGE_TAKE] = "UPDATE messages SET state = 1, mount = ?2, generation = ?3 WHERE id = ?1",
-    [STATEMENT_MESSAGE_BROWSE] = "SELECT m.id, m.generation, m.redelivered, m.deliveries, m.next_at, c.head, c.body"
-                                 " FROM messages m CROSS JOIN contents c ON c.id = m.id"
-                                 " WHERE m.queue = ?1 AND m.state = ?2 AND m.state >= 2 ORDER BY m.id LIMIT ?3",
-    [STATEMENT_MESSAGE_NEXT] = "SELECT m.id, m.generation, m.redelivered, m.deliveries, m.next_at, c.head, c.body"
-                               " FROM messages m CROSS JOIN contents c ON c.id = m.id"
-                               " WHERE m.queue = ?1 AND m.state = 0 AND (m.expires_at IS NULL OR m.expires_at > ?2)"
-                               " ORDER BY m.priority DESC, m.id LIMIT ?3",
+    [STATEMENT_MESSAGE_RETRY] = SELECT_WHOLE " WHERE m.queue = ?1 AND m.state = 2 ORDER BY m.id LIMIT ?2",
+    [STATEMENT_MESSAGE_DEAD] = SELECT_WHOLE " WHERE m.queue = ?1 AND m.state = 3 ORDER BY m.id LIMIT ?2",
+    [STATEMENT_MESSAGE_NEXT] =
+        SELECT_WHOLE " WHERE m.queue = ?1 AND m.state = 0 AND (m.expires_at IS NULL OR m.expires_at > ?3)"
+                     " ORDER BY m.priority DESC, m.id LIMIT ?2",
     [STATEMENT_MESSAGE_OLDEST] =
         "SELECT id, generation FROM messages WHERE queue = ?1 AND state = 0 AND priority ="
         " (SELECT min(priority) FROM messages WHERE queue = ?1 AND state = 0) ORDER BY id LIMIT 1",
@@ -110,6 +116,7 @@ int statement_step(sqlite3_stmt *statement)
 		sqlite3_reset(statement);
 		return 0;
 	}
+	log_debug("%s: %s", sqlite3_sql(statement), sqlite3_errmsg(sqlite3_db_handle(statement)));
 	/* Before the reset, which may lose what the system said. */
 	result = statements_errno(sqlite3_db_handle(statement));
 	sqlite3_reset(statement);

@@ -147,7 +147,8 @@ static int traffic_grow(struct request *request, size_t *room)
 
 int traffic_browse(struct store *store, struct request *request)
 {
-	sqlite3_stmt *statement = store->statements[STATEMENT_MESSAGE_BROWSE];
+	bool retry = request->place == MQFS_PLACE_RETRY;
+	sqlite3_stmt *statement = store->statements[retry ? STATEMENT_MESSAGE_RETRY : STATEMENT_MESSAGE_DEAD];
 	size_t room = 0, bytes = 0;
 	struct queue *queue;
 	bool damaged;
@@ -156,8 +157,7 @@ int traffic_browse(struct store *store, struct request *request)
 	if (r < 0 || !queue || request->place == MQFS_PLACE_READY)
 		return r;
 	sqlite3_bind_int64(statement, 1, queue->id);
-	sqlite3_bind_int(statement, 2, request->place == MQFS_PLACE_RETRY ? STATE_RETRY : STATE_DEAD);
-	sqlite3_bind_int64(statement, 3, (int64_t)request->browse.limit);
+	sqlite3_bind_int64(statement, 2, (int64_t)request->browse.limit);
 	while (bytes < BROWSE_BYTES_MAX && (r = statement_step(statement)) == 1) {
 		r = traffic_grow(request, &room);
 		if (r == 0)
