@@ -133,7 +133,7 @@ static bool fd_is(int fds, const char *fd, const char *dir, uint64_t ino)
 	char target[16], path[64], info[512];
 	if (!may_be_ours(target, readlinkat(fds, fd, target, sizeof(target))))
 		return false;
-	snprintf(path, sizeof(path), "%sinfo/%s", dir, fd);
+	snprintf(path, sizeof(path), "%sinfo/%.11s", dir, fd);
 	if (read_file(path, info, sizeof(info)) <= 0)
 		return false;
 	unsigned long long found;
