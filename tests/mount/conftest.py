@@ -32,6 +32,25 @@ def pytest_sessionstart(session):
         pytest.exit(f"no daemon at {daemon_path()}: build it, or set MQFS_BIN", returncode=2)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--backend", choices=BACKENDS, help="only one backend's tests (those of neither go with sqlite)")
+
+
+def pytest_collection_modifyitems(config, items):
+    wanted = config.option.backend
+    if wanted:
+        kept = [item for item in items if backend_of(item) == wanted]
+        config.hook.pytest_deselected(items=[item for item in items if backend_of(item) != wanted])
+        items[:] = kept
+
+
+def backend_of(item):
+    """A test that starts a broker of its own goes with RabbitMQ, whatever needs none with SQLite."""
+    if "backend_name" in item.fixturenames:
+        return item.callspec.params["backend_name"]
+    return "rabbitmq" if {"broker", "own_broker"} & set(item.fixturenames) else "sqlite"
+
+
 def pytest_configure():
     """SIGTERM unwinds like Ctrl-C, through the fixtures: no broker and no mount stays behind."""
     def leave(_number, _frame):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Mounting, unmounting, and what refuses to be mounted (M1, M3)."""
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -214,7 +215,7 @@ def test_m1_broker_that_is_not_there(room):
     """Bad input: a broker that isn't there: a clear message within 15 s, status not 0."""
     (port,) = free_ports(1)
     start = time.monotonic()
-    refused(try_mount(room, f"amqp://guest:guest@127.0.0.1:{port}/"), "refused", "connect", "reach")
+    refused(try_mount(room, f"amqp://guest:guest@127.0.0.1:{port}/"), "refused", "nobody listens", "reach")
     assert time.monotonic() - start < 15
 
 
@@ -231,7 +232,7 @@ def test_m1_broker_that_does_not_answer(room):
 def test_m1_unknown_host(room):
     """Bad input: a name that nobody has."""
     start = time.monotonic()
-    refused(try_mount(room, "amqp://guest:guest@broker.invalid/"), "broker.invalid")
+    refused(try_mount(room, "amqp://broker.invalid/"), "broker.invalid")
     assert time.monotonic() - start < 15
 
 
@@ -331,6 +332,12 @@ def foreign_database(path):
     database.close()
 
 
+def pages_of(path):
+    """The pages in use: the file itself may be larger."""
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as database:
+        return database.execute("PRAGMA page_count").fetchone()[0]
+
+
 def newer_database(path):
     """A store of a version to come must not be touched either."""
     with sqlite3.connect(path) as database:
@@ -378,7 +385,7 @@ def test_sqlite_damaged_store_is_refused(mounts, room, damage):
         start = len(content) // 4096 // 4 * 4096
         content[4096:start * 3] = os.urandom(len(content[4096:start * 3]))
     elif damage == "truncated":
-        del content[len(content) // 2 // 4096 * 4096:]
+        del content[pages_of(path) // 2 * 4096:]
     path.write_bytes(content)
     if damage == "newer":
         newer_database(path)
