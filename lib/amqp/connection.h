@@ -167,7 +167,16 @@ void connection_channel_gone(struct connection *connection, amqp_channel_t chann
 
 void connection_set_blocked(struct connection *connection, const char *reason);
 
-/* ---- login.c and watchdog.c ---- */
+/* ---- between connection.c, jobs.c, login.c and watchdog.c ---- */
+
+/* After connection_stop a call may go on for so long. */
+#define CONNECTION_STOP_MS 2000
+
+void connection_wake(struct connection *connection);
+/* Runs some of what can be run now. true: there may be more. */
+bool connection_run_jobs(struct connection *connection);
+/* All that are left, when the owner ends. */
+void connection_fail_jobs(struct connection *connection);
 
 /* Tries connection->host. 0 with connection->state usable, or a negative errno with connection->failure saying why. */
 int connection_login(struct connection *connection);

@@ -3,457 +3,23 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <uthash.h>
-#include <utlist.h>
 
 #include <mqfs/clock.h>
-#define LOG_TOPIC "amqp.consuming"
-#include <mqfs/log.h>
 
 #include "publisher.h"
+#include "subscription.h"
 #include "topology.h"
 
 /*
- * A subscription is a queue that is consumed, or was and still has held deliveries.
- *
- *            topology says: the        channel open,
- *   IDLE --> queue and its places --> consumers in it
- *    ^          (PREPARING)              (RUNNING)
- *    |______________|_______________________|     connection or channel lost: again, after a moment
- *
- * The prefetch of a consumer is fixed when it begins. When it is to be raised, a second consumer with the
- * difference joins in the same channel; when it is lowered, consumers are cancelled, and a smaller one
- * takes their place as what they still hold is settled. So the sum of the prefetches of the running ones and of what
- * the cancelled ones hold never grows past what was asked for. (RabbitMQ has a limit for the whole channel that
- * could be changed, but not with quorum queues, and it is deprecated.)
- *
- * All is the owner thread's. What needs calls but not at once is noted down (dirty) for consuming_work.
+ * The consume connection as a whole: what the broker says and what the mount asks for, each handed to the subscription
+ * it is about.
  */
 
 #define PREFETCH_MAX 65535
-#define STREAMS_MAX 16
-#define PREPARE_MS 10000
-#define AGAIN_MS 500
-
-enum subscription_state { SUBSCRIPTION_IDLE, SUBSCRIPTION_PREPARING, SUBSCRIPTION_RUNNING };
-
-/* A consumer in the subscription's channel. */
-struct stream {
-	struct stream *prev, *next;
-	char tag[FRAME_CONSUMER_TAG_BYTES];
-	int prefetch;
-	int held;
-	bool cancelled;
-};
-
-struct subscription {
-	struct holder holder; /* first: a holder is a subscription's */
-	struct consuming *consuming;
-	char *queue;
-	uint64_t serial; /* tells it from an earlier one of the same queue */
-	bool wanted;
-	int prefetch;
-	const struct mqfs_sink *sink; /* called only while wanted */
-	void *arg;
-	enum subscription_state state;
-	int64_t start_ms; /* IDLE: when to begin */
-	struct stream *streams;
-	int64_t left; /* ready messages that were counted and have not come yet */
-	bool counts;  /* topology has been told */
-	UT_hash_handle by_queue;
-};
-
-struct consuming {
-	struct connection *connection;
-	struct topology *topology;
-	struct settling settling;
-	_Atomic uint64_t *generations;
-	struct subscription *subscriptions; /* uthash by queue */
-	uint64_t serials;
-	unsigned tags;
-	bool connected;
-	bool dirty; /* some subscription needs consuming_work */
-	int64_t due_ms;
-};
-
-static struct subscription *subscription_find(struct consuming *consuming, const char *queue)
-{
-	struct subscription *subscription;
-
-	HASH_FIND(by_queue, consuming->subscriptions, queue, strlen(queue), subscription);
-	return subscription;
-}
-
-static struct subscription *subscription_of(struct consuming *consuming, amqp_channel_t channel)
-{
-	return (struct subscription *)holder_find(&consuming->settling, channel);
-}
-
-static struct subscription *subscription_new(struct consuming *consuming, const char *queue)
-{
-	struct subscription *subscription = calloc(1, sizeof(*subscription));
-
-	if (!subscription)
-		return NULL;
-	subscription->queue = strdup(queue);
-	if (!subscription->queue) {
-		free(subscription);
-		return NULL;
-	}
-	subscription->consuming = consuming;
-	subscription->serial = ++consuming->serials;
-	HASH_ADD_KEYPTR(by_queue, consuming->subscriptions, subscription->queue, strlen(queue), subscription);
-	return subscription;
-}
-
-static void free_streams(struct subscription *subscription)
-{
-	struct stream *stream, *tmp;
-
-	DL_FOREACH_SAFE(subscription->streams, stream, tmp)
-	{
-		DL_DELETE(subscription->streams, stream);
-		free(stream);
-	}
-}
-
-/* Its channel is no more: what it holds is the broker's again. */
-static void subscription_reset(struct subscription *subscription)
-{
-	holder_close(&subscription->consuming->settling, &subscription->holder);
-	subscription->holder.generation = 0;
-	free_streams(subscription);
-	subscription->state = SUBSCRIPTION_IDLE;
-}
-
-static void subscription_free(struct subscription *subscription)
-{
-	subscription_reset(subscription);
-	HASH_DELETE(by_queue, subscription->consuming->subscriptions, subscription);
-	free(subscription->queue);
-	free(subscription);
-}
-
-static void tell_lost(struct subscription *subscription)
-{
-	if (subscription->wanted && subscription->holder.generation > 0)
-		subscription->sink->lost(subscription->arg, subscription->holder.generation);
-}
-
-/* With its channel, if that is open. */
-static void subscription_close(struct subscription *subscription)
-{
-	struct connection *connection = subscription->consuming->connection;
-	amqp_channel_t channel = subscription->holder.channel;
-
-	subscription_free(subscription);
-	if (channel)
-		connection_channel_close(connection, channel);
-}
-
-/* It can't be consumed. It is gone after this. */
-static void subscription_end(struct subscription *subscription, int result, const char *reason)
-{
-	const struct mqfs_sink *sink = subscription->sink;
-	void *arg = subscription->arg;
-	bool wanted = subscription->wanted;
-
-	log_debug("consuming %s ended: %s", subscription->queue, reason);
-	tell_lost(subscription);
-	subscription_close(subscription);
-	if (wanted)
-		sink->ended(arg, result, reason);
-}
-
-/* What the broker refused: for good, or to be tried again. */
-static void subscription_refused(struct subscription *subscription, int result, const char *reason)
-{
-	if (result == -ENOENT || result == -EACCES) {
-		subscription_end(subscription, result, reason);
-		return;
-	}
-	log_debug("consuming %s: %s", subscription->queue, reason);
-	subscription->state = SUBSCRIPTION_IDLE;
-	subscription->start_ms = mqfs_clock_monotonic_ms() + AGAIN_MS;
-	subscription->consuming->dirty = true;
-}
-
-/* ---- streams ---- */
-
-static struct stream *stream_find(struct subscription *subscription, const char *tag)
-{
-	struct stream *stream;
-
-	DL_FOREACH(subscription->streams, stream)
-	if (strcmp(stream->tag, tag) == 0)
-		break;
-	return stream;
-}
-
-/* 0, -ECONNRESET, or a refusal, with which the channel went. */
-static int stream_start(struct subscription *subscription, int prefetch)
-{
-	struct connection *connection = subscription->consuming->connection;
-	amqp_channel_t channel = subscription->holder.channel;
-	struct stream *stream = calloc(1, sizeof(*stream));
-	int r;
-
-	if (!stream) {
-		connection_fail(connection, "out of memory");
-		return -ECONNRESET;
-	}
-	stream->prefetch = prefetch;
-	snprintf(stream->tag, sizeof(stream->tag), "mqfs-%u", ++subscription->consuming->tags);
-	DL_APPEND(subscription->streams, stream);
-	connection_arm_call(connection);
-	amqp_basic_qos(connection->state, channel, 0, (uint16_t)prefetch, 0);
-	r = connection_called(connection, channel);
-	if (r < 0)
-		return r;
-	connection_arm_call(connection);
-	amqp_basic_consume(connection->state, channel, amqp_cstring_bytes(subscription->queue),
-	                   amqp_cstring_bytes(stream->tag), 0, 0, 0, amqp_empty_table);
-	return connection_called(connection, channel);
-}
-
-static int stream_cancel(struct subscription *subscription, struct stream *stream)
-{
-	struct connection *connection = subscription->consuming->connection;
-
-	stream->cancelled = true;
-	connection_arm_call(connection);
-	amqp_basic_cancel(connection->state, subscription->holder.channel, amqp_cstring_bytes(stream->tag));
-	return connection_called(connection, subscription->holder.channel);
-}
-
-static void stream_drop_if_done(struct subscription *subscription, struct stream *stream)
-{
-	if (!stream->cancelled || stream->held > 0)
-		return;
-	DL_DELETE(subscription->streams, stream);
-	free(stream);
-}
-
-/* How much of the prefetch the running streams have, and what is held of cancelled ones. */
-static void count_streams(const struct subscription *subscription, int *ret_running, int *ret_held, int *ret_count)
-{
-	struct stream *stream;
-
-	*ret_running = *ret_held = *ret_count = 0;
-	DL_FOREACH(subscription->streams, stream)
-	{
-		++*ret_count;
-		if (stream->cancelled)
-			*ret_held += stream->held;
-		else
-			*ret_running += stream->prefetch;
-	}
-}
-
-/* Brings the streams nearer to the prefetch. Deliveries of a cancelled stream may still be in the line of frames,
- * so after a cancel the rest is left to the next round. */
-static int subscription_adjust(struct subscription *subscription)
-{
-	int want = subscription->wanted ? subscription->prefetch : 0;
-	int running, held, count, missing, r = 0;
-	struct stream *stream, *tmp;
-	bool cancelled = false;
-
-	count_streams(subscription, &running, &held, &count);
-	DL_FOREACH_SAFE(subscription->streams, stream, tmp)
-	{
-		if (stream->cancelled || (running <= want && count < STREAMS_MAX))
-			continue;
-		running -= stream->prefetch;
-		count--;
-		r = stream_cancel(subscription, stream);
-		if (r < 0)
-			return r;
-		stream_drop_if_done(subscription, stream);
-		cancelled = true;
-	}
-	if (cancelled) {
-		subscription->consuming->dirty = true;
-		return 0;
-	}
-	missing = want - running;
-	if (missing <= 0 || missing <= held)
-		return 0;
-	/* Not one consumer for each that is settled: half of what is missing at least. */
-	if (running > 0 && (missing - held) * 2 < missing)
-		return 0;
-	return stream_start(subscription, missing - held);
-}
-
-/* ---- starting ---- */
-
-static int open_channel(struct subscription *subscription)
-{
-	struct consuming *consuming = subscription->consuming;
-	amqp_channel_t channel;
-	int r;
-
-	if (subscription->holder.channel)
-		return 0;
-	r = connection_channel_open(consuming->connection, &channel);
-	if (r == 0)
-		holder_open(&consuming->settling, &subscription->holder, channel,
-		            atomic_fetch_add(consuming->generations, 1) + 1);
-	return r;
-}
-
-static int count_ready(struct subscription *subscription)
-{
-	struct connection *connection = subscription->consuming->connection;
-	amqp_queue_declare_ok_t *ok;
-	int r;
-
-	connection_arm_call(connection);
-	ok = amqp_queue_declare(connection->state, subscription->holder.channel,
-	                        amqp_cstring_bytes(subscription->queue), 1, 1, 0, 0, amqp_empty_table);
-	r = connection_called(connection, subscription->holder.channel);
-	if (r == 0)
-		subscription->left = ok->message_count;
-	return r;
-}
-
-/* A call for this subscription was refused, and its channel is gone; or the whole connection is, which tells all. */
-static void subscription_failed(struct subscription *subscription, int result)
-{
-	if (result == -ECONNRESET)
-		return;
-	tell_lost(subscription);
-	subscription_reset(subscription);
-	subscription_refused(subscription, result, subscription->consuming->connection->refusal.text);
-}
-
-static void subscription_run(struct subscription *subscription)
-{
-	int r = open_channel(subscription);
-
-	subscription->state = SUBSCRIPTION_RUNNING;
-	if (r == 0)
-		r = count_ready(subscription);
-	if (r == 0)
-		r = subscription_adjust(subscription);
-	if (r < 0) {
-		subscription_failed(subscription, r);
-		return;
-	}
-	log_debug("consuming %s, %lld ready", subscription->queue, (long long)subscription->left);
-	if (subscription->left == 0)
-		subscription->sink->drained(subscription->arg);
-}
-
-/* Topology's answer, on its way back to the owner thread. */
-struct preparation {
-	struct job job;
-	struct consuming *consuming;
-	char *queue;
-	uint64_t serial;
-	int result;
-	char reason[256];
-};
-
-static void preparation_fail(struct job *job, int result, const char *reason)
-{
-	struct preparation *preparation = (struct preparation *)job;
-
-	(void)result;
-	(void)reason;
-	free(preparation->queue);
-	free(preparation);
-}
-
-static bool is_passing(int result)
-{
-	return result == -EHOSTDOWN || result == -ETIMEDOUT || result == -ENOMEM;
-}
-
-static void preparation_run(struct job *job, void *role)
-{
-	struct preparation *preparation = (struct preparation *)job;
-	struct consuming *consuming = role;
-	struct subscription *subscription = subscription_find(consuming, preparation->queue);
-	int result = preparation->result;
-
-	if (!subscription || subscription->serial != preparation->serial || !subscription->wanted ||
-	    subscription->state != SUBSCRIPTION_PREPARING)
-		goto out;
-	if (is_passing(result) || result == -ENOENT) {
-		subscription_refused(subscription, result, result == -ENOENT ? "no such queue" : preparation->reason);
-		goto out;
-	}
-	subscription->sink->prepared(subscription->arg, result, result < 0 ? preparation->reason : NULL);
-	if (consuming->connected)
-		subscription_run(subscription);
-	else
-		subscription->state = SUBSCRIPTION_IDLE;
-out:
-	preparation_fail(job, 0, NULL);
-}
-
-static void places_prepared(void *arg, int result, const char *reason)
-{
-	struct preparation *preparation = arg;
-
-	preparation->result = result;
-	snprintf(preparation->reason, sizeof(preparation->reason), "%s", reason ? reason : "");
-	connection_submit(preparation->consuming->connection, &preparation->job);
-}
-
-static void subscription_prepare(struct subscription *subscription, int64_t now_ms)
-{
-	struct consuming *consuming = subscription->consuming;
-	struct preparation *preparation = malloc(sizeof(*preparation));
-	char *queue = strdup(subscription->queue);
-
-	if (preparation && queue) {
-		*preparation = (struct preparation){
-		    .job = {.run = preparation_run,
-		            .fail = preparation_fail,
-		            .deadline_ms = MQFS_NEVER,
-		            .anytime = true},
-		    .consuming = consuming,
-		    .queue = queue,
-		    .serial = subscription->serial,
-		};
-		subscription->state = SUBSCRIPTION_PREPARING;
-		if (topology_prepare(consuming->topology, queue, now_ms + PREPARE_MS, places_prepared, preparation) ==
-		    0)
-			return;
-	}
-	free(queue);
-	free(preparation);
-	subscription_refused(subscription, -ENOMEM, "out of memory");
-}
 
 /* ---- what the broker says ---- */
-
-static int fill_delivery(struct subscription *subscription, struct frame_content *content,
-                         struct mqfs_delivery **ret_delivery)
-{
-	struct mqfs_delivery *delivery = mqfs_delivery_new(content->message, subscription->queue);
-
-	if (!delivery)
-		return -ENOMEM;
-	content->message = NULL;
-	delivery->exchange = content->exchange;
-	delivery->routing_key = content->routing_key;
-	content->exchange = content->routing_key = NULL;
-	delivery->place = MQFS_PLACE_READY;
-	delivery->redelivered = content->redelivered;
-	delivery->delivery_count = mqfs_headers_integer(&delivery->message->headers, "x-delivery-count", -1);
-	delivery->delivered_ms = mqfs_clock_monotonic_ms();
-	delivery->generation = subscription->holder.generation;
-	delivery->channel = content->channel;
-	delivery->tag = content->tag;
-	*ret_delivery = delivery;
-	return 0;
-}
 
 static void note_counts(struct subscription *subscription, const struct mqfs_delivery *delivery)
 {
@@ -473,7 +39,10 @@ static void on_delivery(void *arg, struct frame_content *content)
 	if (!subscription)
 		return;
 	stream = stream_find(subscription, content->consumer_tag);
-	if (!subscription->wanted || !stream || fill_delivery(subscription, content, &delivery) < 0) {
+	delivery = subscription->wanted && stream
+	               ? holder_delivery(&subscription->holder, content, subscription->queue, MQFS_PLACE_READY)
+	               : NULL;
+	if (!delivery) {
 		holder_decline(&consuming->settling, content->channel, content->tag);
 		return;
 	}
@@ -517,7 +86,7 @@ static void on_channel_closed(void *arg, amqp_channel_t channel, int code, const
 	connection_channel_gone(consuming->connection, channel);
 	if (!subscription)
 		return;
-	tell_lost(subscription);
+	subscription_tell_lost(subscription);
 	subscription_reset(subscription);
 	if (subscription->wanted)
 		subscription_refused(subscription, connection_errno(code), text);
@@ -550,7 +119,7 @@ static void consuming_lost(void *arg, int result, const char *reason)
 			continue;
 		}
 		if (result != -ESHUTDOWN)
-			tell_lost(subscription);
+			subscription_tell_lost(subscription);
 		subscription_reset(subscription);
 		subscription->start_ms = 0;
 	}

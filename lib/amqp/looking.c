@@ -232,29 +232,6 @@ static void browse_run(struct job *job, void *role)
 
 /* ---- what the broker says ---- */
 
-static struct mqfs_delivery *new_delivery(const struct shelf *shelf, const struct browse *browse,
-                                          struct frame_content *content)
-{
-	struct mqfs_delivery *delivery = mqfs_delivery_new(content->message, browse->queue);
-
-	if (!delivery)
-		return NULL;
-	content->message = NULL;
-	delivery->exchange = content->exchange;
-	delivery->routing_key = content->routing_key;
-	content->exchange = content->routing_key = NULL;
-	delivery->place = browse->place;
-	delivery->redelivered = content->redelivered;
-	delivery->delivery_count = mqfs_headers_integer(&delivery->message->headers, "x-delivery-count", -1);
-	delivery->delivered_ms = mqfs_clock_monotonic_ms();
-	if (browse->place == MQFS_PLACE_RETRY)
-		delivery->next_at_us = mqfs_headers_integer(&delivery->message->headers, "mqfs-next-at", 0);
-	delivery->generation = shelf->holder.generation;
-	delivery->channel = content->channel;
-	delivery->tag = content->tag;
-	return delivery;
-}
-
 /* 0, or negative when it can't be kept. */
 static int browse_take(struct shelf *shelf, struct browse *browse, struct frame_content *content)
 {
@@ -266,7 +243,7 @@ static int browse_take(struct shelf *shelf, struct browse *browse, struct frame_
 		browse->deliveries = calloc(browse->limit, sizeof(*browse->deliveries));
 	if (!browse->deliveries)
 		return -ENOMEM;
-	delivery = new_delivery(shelf, browse, content);
+	delivery = holder_delivery(&shelf->holder, content, browse->queue, browse->place);
 	if (!delivery)
 		return -ENOMEM;
 	if (holder_hold(&shelf->holder, content->tag, NULL) < 0) {

@@ -12,7 +12,7 @@
 
 /*
  * The publish connection: everything goes out mandatory, persistent and confirmed, many messages on the way at a time.
- * Essay in publisher.c.
+ * Essay in publisher_internal.h.
  */
 struct publisher;
 struct topology;

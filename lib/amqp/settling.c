@@ -93,6 +93,29 @@ int holder_hold(struct holder *holder, uint64_t tag, void *owner)
 	return 0;
 }
 
+struct mqfs_delivery *holder_delivery(const struct holder *holder, struct frame_content *content, const char *queue,
+                                      enum mqfs_place place)
+{
+	struct mqfs_delivery *delivery = mqfs_delivery_new(content->message, queue);
+
+	if (!delivery)
+		return NULL;
+	delivery->exchange = content->exchange;
+	delivery->routing_key = content->routing_key;
+	content->message = NULL;
+	content->exchange = content->routing_key = NULL;
+	delivery->place = place;
+	delivery->redelivered = content->redelivered;
+	delivery->delivery_count = mqfs_headers_integer(&delivery->message->headers, "x-delivery-count", -1);
+	delivery->delivered_ms = mqfs_clock_monotonic_ms();
+	if (place == MQFS_PLACE_RETRY)
+		delivery->next_at_us = mqfs_headers_integer(&delivery->message->headers, "mqfs-next-at", 0);
+	delivery->generation = holder->generation;
+	delivery->channel = content->channel;
+	delivery->tag = content->tag;
+	return delivery;
+}
+
 static void release(struct settling *settling, struct holder *holder, struct held *held)
 {
 	void *owner = held->owner;

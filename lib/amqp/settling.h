@@ -49,6 +49,9 @@ void holder_open(struct settling *settling, struct holder *holder, amqp_channel_
 void holder_close(struct settling *settling, struct holder *holder);
 struct holder *holder_find(struct settling *settling, amqp_channel_t channel);
 int holder_hold(struct holder *holder, uint64_t tag, void *owner); /* 0, -ENOMEM */
+/* The message as a delivery of that holder's; what it needs of content passes on. NULL when out of memory. */
+struct mqfs_delivery *holder_delivery(const struct holder *holder, struct frame_content *content, const char *queue,
+                                      enum mqfs_place place);
 /* Puts back at once what is not handed up. */
 void holder_decline(struct settling *settling, amqp_channel_t channel, uint64_t tag);
 
