@@ -43,7 +43,7 @@ int connection_sent(struct connection *connection, int status)
 	         status == AMQP_STATUS_UNKNOWN_CLASS)
 		connection_fail(connection, "what came from the broker is not AMQP 0-9-1");
 	else
-		connection_fail(connection, "the connection was lost (%s)", amqp_error_string2(status));
+		connection_fail(connection, "the connection was lost");
 	return -ECONNRESET;
 }
 

@@ -27,6 +27,7 @@
 /* A connection that lasted less counts as a failure: the broker may throw us out each time. */
 #define LASTED_MS 2000
 #define CLOSE_MS 1000
+#define TICK_MS 10000
 /* librabbitmq decodes nested tables by recursion, a few hundred bytes for each of up to 26,000 levels of a frame. */
 #define STACK_BYTES (16u << 20)
 
@@ -222,6 +223,14 @@ static bool rest(struct connection *connection, int64_t until_ms)
 	return files[1].revents != 0;
 }
 
+/* A quarter of the heartbeat that was agreed on with the broker. */
+static int64_t tick_ms(const struct connection *connection)
+{
+	int heartbeat = amqp_get_heartbeat(connection->state);
+
+	return heartbeat > 0 ? heartbeat * 250 : TICK_MS;
+}
+
 /* One round of a connection that is up. */
 static void serve(struct connection *connection, bool *readable)
 {
@@ -229,7 +238,7 @@ static void serve(struct connection *connection, bool *readable)
 
 	/* Heartbeats are sent, and missed, only inside librabbitmq's own calls. */
 	if (now_ms >= connection->tick_ms || *readable) {
-		connection->tick_ms = now_ms + (connection->settings.heartbeat_ms + 3) / 4;
+		connection->tick_ms = now_ms + tick_ms(connection);
 		read_frames(connection);
 	}
 	if (!connection->failed)
@@ -297,8 +306,11 @@ static void say_goodbye(struct connection *connection)
 static void *own(void *arg)
 {
 	struct connection *connection = arg;
+	char name[16]; /* the kernel's limit */
 	bool readable = false;
 
+	snprintf(name, sizeof(name), "mqfs-%s", connection->role->name);
+	pthread_setname_np(pthread_self(), name);
 	while (!is_stopping(connection)) {
 		if (connection->state)
 			serve(connection, &readable);

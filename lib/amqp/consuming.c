@@ -70,12 +70,19 @@ static void on_released(struct holder *holder, void *owner)
 	subscription->consuming->dirty = true;
 }
 
+/* The queue was deleted, or its node is down, or its leader moved: what it is, preparing again will tell. */
 static void on_cancelled(void *arg, amqp_channel_t channel, const char *consumer_tag)
 {
-	struct subscription *subscription = subscription_of(arg, channel);
+	struct consuming *consuming = arg;
+	struct subscription *subscription = subscription_of(consuming, channel);
 
-	if (subscription && stream_find(subscription, consumer_tag))
-		subscription_end(subscription, -ENOENT, "the queue was deleted, or its node is down");
+	if (!subscription || !stream_find(subscription, consumer_tag))
+		return;
+	subscription_tell_lost(subscription);
+	subscription_reset(subscription);
+	subscription->start_ms = 0;
+	consuming->dirty = true;
+	connection_channel_close(consuming->connection, channel);
 }
 
 static void on_channel_closed(void *arg, amqp_channel_t channel, int code, const char *text)

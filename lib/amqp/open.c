@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -162,7 +163,7 @@ static int init_connections(struct rabbit *rabbit)
 	return 0;
 }
 
-static int start(struct rabbit *rabbit)
+static int start_threads(struct rabbit *rabbit)
 {
 	int r = watchdog_start(&rabbit->watchdog);
 
@@ -171,6 +172,19 @@ static int start(struct rabbit *rabbit)
 		r = connection_start(&rabbit->connections[i]);
 		rabbit->started += r == 0;
 	}
+	return r;
+}
+
+static int start(struct rabbit *rabbit)
+{
+	sigset_t all, old;
+	int r;
+
+	/* Signals are main's. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = start_threads(rabbit);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return r;
 }
 

@@ -77,6 +77,7 @@ static void *watch(void *arg)
 	struct watchdog *watchdog = arg;
 	int64_t next_ms;
 
+	pthread_setname_np(pthread_self(), "mqfs-watchdog");
 	pthread_mutex_lock(&watchdog->lock);
 	while (!watchdog->stopping) {
 		watchdog->notified = false;

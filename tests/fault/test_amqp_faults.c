@@ -236,6 +236,36 @@ static void no_permission_is_eacces(void **state)
 	restore_permissions();
 }
 
+/* R1: no place for failures, but messages all the same. */
+static void places_that_are_refused_are_told(void **state)
+{
+	static struct intake intake;
+	struct mqfs_backend *own;
+	char queue[128];
+
+	SKIP_WITHOUT_BROKER();
+	snprintf(queue, sizeof(queue), "%s", make_queue("places"));
+	assert_int_equal(publish_to(backend, queue, message_of(10), ENOUGH_MS), 0);
+	ctl("add_user limited secret-word");
+	ctl("set_permissions limited '^$' '.*' '.*'");
+	own = backend;
+	backend = open_url(url_with("limited:secret-word", "", 0));
+	intake_start(&intake, queue, 4);
+	assert_true(WAIT_UNTIL(intake.count == 1, ENOUGH_MS));
+	assert_int_equal(intake.prepared, 1);
+	assert_int_equal(intake.prepared_result, -EACCES);
+	assert_int_equal(settle(intake.held[0], MQFS_VERB_RELEASE), 0);
+	intake_stop(&intake);
+	ctl("set_permissions limited '^$' '.*' '^$'");
+	intake_start(&intake, queue, 4);
+	assert_true(WAIT_UNTIL(intake.ended == 1, ENOUGH_MS));
+	assert_int_equal(intake.ended_result, -EACCES);
+	intake_stop(&intake);
+	mqfs_backend_close(backend);
+	backend = own;
+	restore_permissions();
+}
+
 /* ---- silence ---- */
 
 static void a_stopped_broker_hangs_nothing(void **state)
@@ -497,6 +527,7 @@ int main(void)
 	    fault_test(consumer_timeout_delivers_again),
 	    fault_test(closed_connections_come_back),
 	    fault_test(no_permission_is_eacces),
+	    fault_test(places_that_are_refused_are_told),
 	    fault_test(a_stopped_broker_hangs_nothing),
 	    fault_test(heartbeats_find_silence),
 	    fault_test(closing_beside_a_stopped_broker),
