@@ -21,8 +21,7 @@ static int64_t due_of(const struct held *held)
 	if (held->in_flight)
 		return MQFS_NEVER;
 	if (delivery->state == MQFS_DELIVERY_PENDING)
-		return earlier(held->delivered_ms + held->consumer->settings.pending_timeout_ms,
-		               consumer_limit_ms(held));
+		return consumer_pending_end_ms(held);
 	if (delivery->state == MQFS_DELIVERY_CLAIMED && !held->decided)
 		return earlier(due_ms, delivery->expires_ms);
 	if (delivery->state == MQFS_DELIVERY_CLAIMED && !held->detached)

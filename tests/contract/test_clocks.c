@@ -53,19 +53,6 @@ static void a_claim_keeps_consuming(void **state)
 	assert_false(seen.consuming);
 }
 
-static void a_waiter_keeps_consuming(void **state)
-{
-	const char *queue = make_queue();
-	struct reader *reader;
-
-	(void)state;
-	settings.idle_release_ms = 1000;
-	reader = reader_new(backend, queue);
-	assert_null(claim_within(reader, 1800));
-	publish(queue, "late");
-	assert_true(has_body(claim_within(reader, 2000), "late"));
-}
-
 static void an_untaken_message_goes_back(void **state)
 {
 	const char *queue = make_queue();
@@ -158,13 +145,9 @@ static void consumer_timeout_ends_claims(void **state)
 int test_clocks(void)
 {
 	const struct CMUnitTest tests[] = {
-	    contract_test(what_nobody_looks_at_goes_back),
-	    contract_test(a_claim_keeps_consuming),
-	    contract_test(a_waiter_keeps_consuming),
-	    contract_test(an_untaken_message_goes_back),
-	    contract_test(a_claim_expires),
-	    contract_test(a_touch_extends_a_claim),
-	    contract_test(consumer_timeout_ends_claims),
+	    contract_test(what_nobody_looks_at_goes_back), contract_test(a_claim_keeps_consuming),
+	    contract_test(an_untaken_message_goes_back),   contract_test(a_claim_expires),
+	    contract_test(a_touch_extends_a_claim),        contract_test(consumer_timeout_ends_claims),
 	};
 
 	return cmocka_run_group_tests_name("clocks", tests, NULL, NULL);

@@ -120,21 +120,39 @@ static int teardown(void **state)
 	return 0;
 }
 
-static void deliver(const char *id, const char *copy, bool redelivered, uint64_t generation, uint64_t tag)
+static struct mqfs_message *message_with(const char *id, const char *copy)
 {
 	struct mqfs_message *message = unit_message("body");
-	struct mqfs_delivery *delivery;
 
 	assert_int_equal(mqfs_message_set_string(&message->message_id, id), 0);
 	if (copy)
 		assert_int_equal(mqfs_headers_set_string(&message->headers, "mqfs-copy", copy), 0);
-	delivery = mqfs_delivery_new(message, "jobs");
+	return message;
+}
+
+static void hand_up(struct mqfs_message *message, bool redelivered, uint64_t generation, uint64_t tag)
+{
+	struct mqfs_delivery *delivery = mqfs_delivery_new(message, "jobs");
+
 	assert_non_null(delivery);
 	delivery->redelivered = redelivered;
 	delivery->generation = generation;
 	delivery->tag = tag;
 	delivery->delivered_ms = mqfs_clock_monotonic_ms();
 	fake.sink->delivered(fake.sink_arg, delivery);
+}
+
+static void deliver(const char *id, const char *copy, bool redelivered, uint64_t generation, uint64_t tag)
+{
+	hand_up(message_with(id, copy), redelivered, generation, tag);
+}
+
+static void deliver_urgent(const char *id, int priority)
+{
+	struct mqfs_message *message = message_with(id, NULL);
+
+	message->priority = priority;
+	hand_up(message, false, 1, 1);
 }
 
 static void lose(uint64_t generation)
@@ -197,6 +215,30 @@ static void an_ack_ends_it(void **state)
 	assert_int_equal(delivery->state, MQFS_DELIVERY_SETTLED);
 	assert_int_equal(counters.acked, 1);
 	mqfs_delivery_unref(delivery);
+}
+
+static void assert_claims(const char *id)
+{
+	struct mqfs_delivery *delivery = claim();
+
+	assert_string_equal(delivery->message->message_id, id);
+	mqfs_delivery_unref(delivery);
+}
+
+/* A broker delivers what is urgent first, but not before what it has delivered already. */
+static void the_most_urgent_is_claimed_first(void **state)
+{
+	(void)state;
+	deliver_urgent("low", 2);
+	deliver_urgent("none", -1);
+	deliver_urgent("high", 9);
+	deliver_urgent("middle", 5);
+	deliver_urgent("high too", 9);
+	assert_claims("high");
+	assert_claims("high too");
+	assert_claims("middle");
+	assert_claims("low");
+	assert_claims("none");
 }
 
 static void a_late_failure_is_listed_and_tried_again(void **state)
@@ -538,6 +580,90 @@ static void an_ended_consumer_answers_its_waiters(void **state)
 	assert_int_equal(fake.consumes, 2);
 }
 
+static void note_nothing(struct mqfs_waiter *waiter, int result, struct mqfs_delivery *delivery)
+{
+	(void)waiter;
+	(void)result;
+	(void)delivery;
+}
+
+static void a_waiter_keeps_consuming(void **state)
+{
+	struct mqfs_waiter waiter = {.done = note_nothing};
+	struct mqfs_delivery *none;
+
+	(void)state;
+	assert_int_equal(mqfs_consumer_claim(consumer, "unit", true, &waiter, &none), 0);
+	tick_in(settings.idle_release_ms + 1000);
+	assert_int_equal(fake.cancels, 0);
+	assert_true(mqfs_consumer_cancel_wait(consumer, &waiter));
+	assert_false(mqfs_consumer_cancel_wait(consumer, &waiter));
+	tick_in(settings.idle_release_ms + 1000);
+	assert_int_equal(fake.cancels, 1);
+}
+
+static void note_answer(struct mqfs_waiter *waiter, int result, struct mqfs_delivery *delivery)
+{
+	assert_null(delivery);
+	waiter->result = 1000 + result;
+}
+
+static void a_first_look_waits_a_quarter_of_a_second(void **state)
+{
+	struct mqfs_waiter waiter = {.done = note_answer};
+
+	(void)state;
+	assert_int_equal(mqfs_consumer_wait_stocked(consumer, &waiter), 0);
+	assert_true(tick_in(0) <= mqfs_clock_monotonic_ms() + 250);
+	assert_int_equal(waiter.result, 0);
+	tick_in(251);
+	assert_int_equal(waiter.result, 1000);
+}
+
+static void a_look_at_an_empty_queue_is_answered_at_once(void **state)
+{
+	struct mqfs_waiter waiter = {.done = note_answer};
+
+	(void)state;
+	assert_int_equal(mqfs_consumer_wait_stocked(consumer, &waiter), 0);
+	fake.sink->drained(fake.sink_arg);
+	assert_int_equal(waiter.result, 1000);
+	assert_int_equal(mqfs_consumer_wait_stocked(consumer, &waiter), 1);
+}
+
+static void a_reason_keeps_its_end(void **state)
+{
+	struct mqfs_delivery *delivery;
+	char text[5000];
+
+	(void)state;
+	memset(text, 'a', sizeof(text));
+	memcpy(text + sizeof(text) - 4, "e\0nd", 4);
+	deliver("id", "copy", false, 1, 1);
+	delivery = claim();
+	assert_int_equal(mqfs_consumer_set_error(consumer, delivery, text, sizeof(text)), 0);
+	assert_int_equal(strlen(delivery->error), 4096);
+	assert_string_equal(delivery->error + 4092, "e nd");
+	assert_int_equal(mqfs_consumer_set_error(consumer, delivery, "", 0), 0);
+	assert_null(delivery->error);
+	mqfs_delivery_unref(delivery);
+}
+
+static void what_lies_untaken_goes_back(void **state)
+{
+	(void)state;
+	deliver("id", "copy", false, 1, 1);
+	mqfs_consumer_touch(consumer);
+	settings.pending_timeout_ms = 20000;
+	mqfs_consumer_configure(consumer, &settings);
+	tick_in(19000);
+	assert_int_equal(fake.settled, 0);
+	tick_in(20100);
+	assert_int_equal(fake.cancels, 1); /* to others: while this consumer lives it would come back at once */
+	complete_cancel();
+	assert_asked(0, MQFS_VERB_RELEASE, 1, 1);
+}
+
 static void a_forward_that_fails_leaves_it_claimed(void **state)
 {
 	struct outcome outcome = {0};
@@ -562,6 +688,7 @@ int main(void)
 #define CASE(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
 	const struct CMUnitTest tests[] = {
 	    CASE(an_ack_ends_it),
+	    CASE(the_most_urgent_is_claimed_first),
 	    CASE(a_late_failure_is_listed_and_tried_again),
 	    CASE(a_claim_whose_outcome_is_tried_never_expires),
 	    CASE(a_new_outcome_replaces_the_one_being_tried),
@@ -580,6 +707,11 @@ int main(void)
 	    CASE(cancel_and_consume_never_cross),
 	    CASE(a_stop_waits_for_all),
 	    CASE(an_ended_consumer_answers_its_waiters),
+	    CASE(a_waiter_keeps_consuming),
+	    CASE(a_first_look_waits_a_quarter_of_a_second),
+	    CASE(a_look_at_an_empty_queue_is_answered_at_once),
+	    CASE(a_reason_keeps_its_end),
+	    CASE(what_lies_untaken_goes_back),
 	    CASE(a_forward_that_fails_leaves_it_claimed),
 	};
 
