@@ -141,6 +141,32 @@ static void next_host(struct connection *connection, int64_t now_ms)
 	connection->retry_ms = connection->host == 0 ? now_ms + backoff_ms(connection->failures) : now_ms;
 }
 
+/* The broker is there: whoever waits for it need not wait longer. */
+static void hurry_others(struct connection *connection)
+{
+	const struct watchdog *watchdog = connection->watchdog;
+	struct connection *other;
+
+	for (size_t i = 0; i < watchdog->count; i++) {
+		other = watchdog->connections[i];
+		pthread_mutex_lock(&other->lock);
+		other->hurry = other != connection && !other->status.connected;
+		pthread_mutex_unlock(&other->lock);
+		connection_wake(other);
+	}
+}
+
+static bool is_hurried(struct connection *connection)
+{
+	bool hurry;
+
+	pthread_mutex_lock(&connection->lock);
+	hurry = connection->hurry;
+	connection->hurry = false;
+	pthread_mutex_unlock(&connection->lock);
+	return hurry;
+}
+
 /* Logs in and lets the role make itself at home. */
 static void connect_once(struct connection *connection)
 {
@@ -154,6 +180,7 @@ static void connect_once(struct connection *connection)
 		r = connection->role->opened(connection->arg);
 		if (r == 0 && !connection->failed) {
 			set_status(connection, true, "");
+			hurry_others(connection);
 			return;
 		}
 		connection->role->lost(connection->arg, -ETIMEDOUT, connection->failure);
@@ -276,7 +303,7 @@ static void wait_for_broker(struct connection *connection)
 
 	connection_run_jobs(connection);
 	wanted = !connection->role->lazy || has_jobs(connection);
-	if (wanted && mqfs_clock_monotonic_ms() >= connection->retry_ms)
+	if (wanted && (is_hurried(connection) || mqfs_clock_monotonic_ms() >= connection->retry_ms))
 		connect_once(connection);
 	else
 		rest(connection, wanted ? connection->retry_ms : MQFS_NEVER);

@@ -113,6 +113,7 @@ struct connection {
 	bool running_answered;
 	bool running_busy; /* overdue is being called */
 	bool sleeping;     /* the owner wants to be woken */
+	bool hurry;        /* another connection found the broker: try at once */
 	bool stopping;
 	bool stopped;
 	int64_t stopping_ms;
