@@ -551,10 +551,13 @@ static void a_stop_waits_for_all(void **state)
 	mqfs_consumer_stop(consumer, note, &stopped);
 	assert_int_equal(fake.cancels, 1);
 	complete_cancel();
+	mqfs_consumer_touch(consumer); /* consuming begins again, but not before */
 	assert_int_equal(stopped.times, 0);
+	assert_int_equal(fake.consumes, 1);
 	complete(0, 0, NULL);
 	assert_int_equal(stopped.times, 1);
 	assert_int_equal(stopped.result, 0);
+	assert_int_equal(fake.consumes, 2);
 }
 
 static void note_waiter(struct mqfs_waiter *waiter, int result, struct mqfs_delivery *delivery)
