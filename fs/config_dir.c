@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dir.h"
 #include "fs.h"
 #include "queue.h"
 

@@ -5,11 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dir.h"
 #include "fs.h"
 #include "message_file.h"
 #include "moved.h"
 #include "new_dir.h"
-#include "ops.h"
 #include "pending_dir.h"
 #include "queue.h"
 
@@ -60,7 +60,7 @@ static void looked(void *arg, int result, const char *reason)
 	struct looking *looking = arg;
 	fuse_req_t req = unpark(looking->fs, looking->ticket);
 	if (req && looking->listing)
-		ops_reply_opendir(looking->fs, req, looking->dir, &looking->fi);
+		dir_reply_opendir(looking->fs, req, looking->dir, &looking->fi);
 	else if (req)
 		reply_lookup(looking->fs, req, looking->dir, looking->name);
 	queue_unref(looking->queue);

@@ -61,6 +61,12 @@ struct fs {
 	ticket_t last_ticket;
 };
 
+/* The mount that a request is for. */
+static inline struct fs *fs_of(fuse_req_t req)
+{
+	return fuse_req_userdata(req);
+}
+
 /* Blocks only while another holds it for a moment. */
 static inline void fs_lock(struct fs *fs)
 {

@@ -10,6 +10,7 @@
 #include <mqfs/failure.h>
 #include <mqfs/property.h>
 
+#include "dir.h"
 #include "fs.h"
 #include "queue.h"
 #include "text_file.h"

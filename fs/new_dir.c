@@ -18,6 +18,7 @@
 
 #include <mqfs/property.h>
 
+#include "dir.h"
 #include "draft.h"
 #include "draft_file.h"
 #include "moved.h"

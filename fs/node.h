@@ -118,20 +118,4 @@ uint64_t node_number(struct fs *fs, const void *object, unsigned view); /* st_in
 /* (locked) */
 void node_attr(struct fs *fs, struct node *node, struct stat *st);
 
-/* What a directory holds: a snapshot. */
-struct listing_entry {
-	char *name;
-	uint64_t number;
-	mode_t type;
-};
-
-struct listing {
-	struct listing_entry *entries;
-	size_t count, capacity;
-};
-
-/* (locked) Out of memory leaves the entry out. */
-void listing_add(struct listing *listing, const char *name, uint64_t number, mode_t type);
-void listing_clear(struct listing *listing);
-
 #endif

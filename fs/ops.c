@@ -11,14 +11,9 @@
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
 
+#include "dir.h"
 #include "fs.h"
-
-#define XATTR_PREFIX "user.mqfs."
-
-static struct fs *fs_of(fuse_req_t req)
-{
-	return fuse_req_userdata(req);
-}
+#include "xattr.h"
 
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
@@ -211,128 +206,6 @@ static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 	fuse_reply_statfs(req, &st);
 }
 
-/* --- directories --- */
-
-struct dir_handle {
-	/* guarded by fs->lock */
-	struct listing listing;
-	bool read; /* a READDIR from 0 comes again: rewinddir(3) wants a fresh listing */
-};
-
-/* (locked) */
-static void fill_listing(struct fs *fs, struct node *dir, struct listing *listing)
-{
-	listing_clear(listing);
-	listing_add(listing, ".", dir->key, S_IFDIR);
-	listing_add(listing, "..", dir->key, S_IFDIR);
-	dir->ops->list(fs, dir, listing);
-}
-
-static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	(void)ino;
-	struct dir_handle *handle = (struct dir_handle *)(uintptr_t)fi->fh;
-	listing_clear(&handle->listing);
-	free(handle);
-	fuse_reply_err(req, 0);
-}
-
-void ops_reply_opendir(struct fs *fs, fuse_req_t req, struct node *dir, const struct fuse_file_info *fi)
-{
-	struct dir_handle *handle = calloc(1, sizeof(*handle));
-	struct fuse_file_info reply = *fi;
-	if (!handle) {
-		fuse_reply_err(req, ENOMEM);
-		return;
-	}
-	fs_lock(fs);
-	fill_listing(fs, dir, &handle->listing);
-	fs_unlock(fs);
-	reply.fh = (uintptr_t)handle;
-	if (fuse_reply_open(req, &reply) != 0) {
-		listing_clear(&handle->listing);
-		free(handle);
-	}
-}
-
-static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	struct fs *fs = fs_of(req);
-	struct node *dir = node_of(fs, ino);
-	if (!dir->ops->list)
-		fuse_reply_err(req, ENOTDIR);
-	else if (dir->ops->opendir)
-		dir->ops->opendir(fs, req, dir, fi);
-	else
-		ops_reply_opendir(fs, req, dir, fi);
-}
-
-/* One entry of READDIRPLUS: a look-up each, where that needs no waiting; else the name alone. (locked) */
-static size_t add_plus(struct fs *fs, fuse_req_t req, struct node *dir, const struct listing_entry *entry, char *buffer,
-                       size_t room, off_t next)
-{
-	struct fuse_entry_param param = {.attr = {.st_ino = entry->number, .st_mode = entry->type}};
-	struct node *node = NULL;
-	if (entry->name[0] == '.' && (!entry->name[1] || strcmp(entry->name, "..") == 0))
-		param.attr.st_mode = S_IFDIR;
-	else if (dir->ops->child(fs, dir, entry->name, 0, &node) == 0) {
-		param.ino = node_ino(fs, node);
-		param.entry_timeout = node->ops->entry_timeout;
-		param.attr_timeout = node->ops->attr_timeout;
-		node_attr(fs, node, &param.attr);
-	}
-	size_t used = fuse_add_direntry_plus(req, buffer, room, entry->name, &param, next);
-	if (used > room && node)
-		tree_forget(fs, node, 1);
-	return used;
-}
-
-static size_t add_plain(fuse_req_t req, const struct listing_entry *entry, char *buffer, size_t room, off_t next)
-{
-	struct stat st = {.st_ino = entry->number, .st_mode = entry->type};
-	return fuse_add_direntry(req, buffer, room, entry->name, &st, next);
-}
-
-static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi,
-                           bool plus)
-{
-	struct fs *fs = fs_of(req);
-	struct node *dir = node_of(fs, ino);
-	struct dir_handle *handle = (struct dir_handle *)(uintptr_t)fi->fh;
-	char *buffer = malloc(size);
-	size_t used = 0;
-	if (!buffer) {
-		fuse_reply_err(req, ENOMEM);
-		return;
-	}
-	fs_lock(fs);
-	if (offset == 0 && handle->read)
-		fill_listing(fs, dir, &handle->listing);
-	handle->read = true;
-	for (size_t i = (size_t)offset; i < handle->listing.count; i++) {
-		const struct listing_entry *entry = &handle->listing.entries[i];
-		size_t room = size - used;
-		size_t bytes = plus ? add_plus(fs, req, dir, entry, buffer + used, room, (off_t)i + 1)
-		                    : add_plain(req, entry, buffer + used, room, (off_t)i + 1);
-		if (bytes > room)
-			break;
-		used += bytes;
-	}
-	fs_unlock(fs);
-	fuse_reply_buf(req, buffer, used);
-	free(buffer);
-}
-
-static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
-{
-	read_directory(req, ino, size, offset, fi, false);
-}
-
-static void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
-{
-	read_directory(req, ino, size, offset, fi, true);
-}
-
 /* --- files --- */
 
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -407,91 +280,6 @@ static void op_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, s
 	fuse_reply_poll(req, POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM);
 }
 
-/* --- extended attributes --- */
-
-static const char *own_name(const char *name)
-{
-	size_t prefix = strlen(XATTR_PREFIX);
-	return strncmp(name, XATTR_PREFIX, prefix) == 0 ? name + prefix : NULL;
-}
-
-static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
-{
-	struct fs *fs = fs_of(req);
-	struct node *node = node_of(fs, ino);
-	const char *own = own_name(name);
-	int result = !own                   ? -ENOTSUP
-	             : !node->ops->setxattr ? -EPERM
-	                                    : node->ops->setxattr(fs, node, own, value, size, flags);
-	fuse_reply_err(req, -result);
-}
-
-static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
-{
-	struct fs *fs = fs_of(req);
-	struct node *node = node_of(fs, ino);
-	const char *own = own_name(name);
-	char *value = NULL;
-	size_t bytes = 0;
-	int result = own && node->ops->getxattr ? node->ops->getxattr(fs, node, own, &value, &bytes) : -ENODATA;
-	if (result < 0)
-		fuse_reply_err(req, -result);
-	else if (size == 0)
-		fuse_reply_xattr(req, bytes);
-	else if (bytes > size)
-		fuse_reply_err(req, ERANGE);
-	else
-		fuse_reply_buf(req, value, bytes);
-	free(value);
-}
-
-static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
-{
-	struct fs *fs = fs_of(req);
-	struct node *node = node_of(fs, ino);
-	const char *own = own_name(name);
-	int result = own && node->ops->removexattr ? node->ops->removexattr(fs, node, own) : -ENODATA;
-	fuse_reply_err(req, -result);
-}
-
-struct names {
-	char *text;
-	size_t bytes, capacity;
-};
-
-static void add_name(const char *name, void *arg)
-{
-	struct names *names = arg;
-	size_t bytes = strlen(XATTR_PREFIX) + strlen(name) + 1;
-	if (names->bytes + bytes > names->capacity) {
-		size_t capacity = 2 * (names->bytes + bytes);
-		char *text = realloc(names->text, capacity);
-		if (!text)
-			return;
-		names->text = text;
-		names->capacity = capacity;
-	}
-	strcpy(names->text + names->bytes, XATTR_PREFIX);
-	strcat(names->text + names->bytes, name);
-	names->bytes += bytes;
-}
-
-static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
-{
-	struct fs *fs = fs_of(req);
-	struct node *node = node_of(fs, ino);
-	struct names names = {0};
-	if (node->ops->listxattr)
-		node->ops->listxattr(fs, node, add_name, &names);
-	if (size == 0)
-		fuse_reply_xattr(req, names.bytes);
-	else if (names.bytes > size)
-		fuse_reply_err(req, ERANGE);
-	else
-		fuse_reply_buf(req, names.text, names.bytes);
-	free(names.text);
-}
-
 const struct fuse_lowlevel_ops ops_table = {
     .init = op_init,
     .lookup = op_lookup,
@@ -513,14 +301,14 @@ const struct fuse_lowlevel_ops ops_table = {
     .flush = op_flush,
     .release = op_release,
     .fsync = op_fsync,
-    .opendir = op_opendir,
-    .readdir = op_readdir,
-    .readdirplus = op_readdirplus,
-    .releasedir = op_releasedir,
+    .opendir = dir_opendir,
+    .readdir = dir_readdir,
+    .readdirplus = dir_readdirplus,
+    .releasedir = dir_releasedir,
     .statfs = op_statfs,
-    .setxattr = op_setxattr,
-    .getxattr = op_getxattr,
-    .listxattr = op_listxattr,
-    .removexattr = op_removexattr,
+    .setxattr = xattr_set,
+    .getxattr = xattr_get,
+    .listxattr = xattr_list,
+    .removexattr = xattr_remove,
     .poll = op_poll,
 };

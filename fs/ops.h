@@ -7,7 +7,4 @@
 /* libfuse's operations: each finds the node, checks what holds for all kinds, and calls its kind. */
 extern const struct fuse_lowlevel_ops ops_table;
 
-/* Answers an OPENDIR: the directory's listing is made now. No lock. */
-void ops_reply_opendir(struct fs *fs, fuse_req_t req, struct node *dir, const struct fuse_file_info *fi);
-
 #endif

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "dir.h"
 #include "fs.h"
 #include "message_file.h"
 #include "pending_dir.h"

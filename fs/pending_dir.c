@@ -17,6 +17,7 @@
 
 #include <mqfs/clock.h>
 
+#include "dir.h"
 #include "delivery_file.h"
 #include "error_file.h"
 #include "failed_dir.h"
@@ -24,7 +25,6 @@
 #include "message_file.h"
 #include "moved.h"
 #include "new_dir.h"
-#include "ops.h"
 #include "queue.h"
 
 /* --- who may use the name --- */
@@ -186,7 +186,7 @@ static void stocked(struct mqfs_waiter *waiter, int result, struct mqfs_delivery
 	struct stock_wait *wait = (struct stock_wait *)waiter;
 	fuse_req_t req = unpark(wait->fs, wait->ticket);
 	if (req)
-		ops_reply_opendir(wait->fs, req, wait->node, &wait->fi);
+		dir_reply_opendir(wait->fs, req, wait->node, &wait->fi);
 	queue_unref(wait->queue);
 	free(wait);
 }

@@ -12,12 +12,12 @@
 
 #include <mqfs/log.h>
 
+#include "dir.h"
 #include "claim_file.h"
 #include "config_dir.h"
 #include "failed_dir.h"
 #include "fs.h"
 #include "new_dir.h"
-#include "ops.h"
 #include "peek_dir.h"
 #include "pending_dir.h"
 #include "queue.h"
@@ -184,7 +184,7 @@ static void listed(void *arg, int result, const char *const *queues, size_t coun
 	}
 	fuse_req_t req = unpark(wait->fs, wait->ticket);
 	if (req)
-		ops_reply_opendir(wait->fs, req, wait->fs->root, &wait->fi);
+		dir_reply_opendir(wait->fs, req, wait->fs->root, &wait->fi);
 	free(wait);
 }
 
@@ -192,7 +192,7 @@ static void root_opendir(struct fs *fs, fuse_req_t req, struct node *dir, struct
 {
 	struct listing_wait *wait = malloc(sizeof(*wait));
 	if (!wait) {
-		ops_reply_opendir(fs, req, dir, fi);
+		dir_reply_opendir(fs, req, dir, fi);
 		return;
 	}
 	*wait = (struct listing_wait){.fs = fs, .fi = *fi};

@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include "fs.h"
-#include "ops.h"
 #include "queue.h"
 
 void text_reply_open(struct fs *fs, fuse_req_t req, struct node *node, struct fuse_file_info *fi, char *text)

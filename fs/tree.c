@@ -95,26 +95,3 @@ void node_attr(struct fs *fs, struct node *node, struct stat *st)
 	st->st_atim = st->st_ctim = st->st_mtim;
 	st->st_blocks = (st->st_size + 511) / 512;
 }
-
-void listing_add(struct listing *listing, const char *name, uint64_t number, mode_t type)
-{
-	if (listing->count == listing->capacity) {
-		size_t capacity = listing->capacity ? 2 * listing->capacity : 32;
-		struct listing_entry *entries = reallocarray(listing->entries, capacity, sizeof(*entries));
-		if (!entries)
-			return;
-		listing->entries = entries;
-		listing->capacity = capacity;
-	}
-	char *copy = strdup(name);
-	if (copy)
-		listing->entries[listing->count++] = (struct listing_entry){copy, number, type & S_IFMT};
-}
-
-void listing_clear(struct listing *listing)
-{
-	for (size_t i = 0; i < listing->count; i++)
-		free(listing->entries[i].name);
-	free(listing->entries);
-	*listing = (struct listing){0};
-}

@@ -39,7 +39,8 @@ bool consumer_is_stocked(const struct mqfs_consumer *consumer, int64_t now_ms)
 /* When the first look is answered at the latest, as things are. */
 static int64_t stocked_ms(const struct mqfs_consumer *consumer)
 {
-	int64_t all_ms = consumer->started_ms + CONSUMER_STOCKED_MS, gathered_ms = consumer->newest_ms + CONSUMER_GATHER_MS;
+	int64_t all_ms = consumer->started_ms + CONSUMER_STOCKED_MS,
+	        gathered_ms = consumer->newest_ms + CONSUMER_GATHER_MS;
 
 	return consumer->pending && gathered_ms < all_ms ? gathered_ms : all_ms;
 }
