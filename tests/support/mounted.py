@@ -237,6 +237,8 @@ class Mount:
                 detach(self.path)
 
     def log(self, offset=0):
+        if not self.log_path.exists():
+            return "(its directory has been removed)"
         with open(self.log_path, "rb") as file:
             file.seek(offset)
             return file.read()[-6000:].decode(errors="replace")
