@@ -282,6 +282,7 @@ static void forget_poll(struct queue *queue, struct claim_handle *handle)
 	{
 		if (each->handle == handle) {
 			LL_DELETE(queue->polls, each);
+			handle->fs->polls--;
 			found = each;
 			break;
 		}
@@ -328,6 +329,7 @@ static void claim_poll(struct fs *fs, fuse_req_t req, struct node *node, struct 
 		*wait = (struct poll_wait){.handle = handle, .poll = poll};
 		fs_lock(fs);
 		LL_PREPEND(queue->polls, wait);
+		fs->polls++;
 		fs_unlock(fs);
 		housekeeping_wake(fs, mqfs_clock_monotonic_ms() + POLL_TOUCH_MS);
 	}
@@ -338,15 +340,33 @@ static void claim_poll(struct fs *fs, fuse_req_t req, struct node *node, struct 
 	fuse_reply_poll(req, served || mqfs_consumer_has_pending(queue->consumer) ? POLLIN | POLLRDNORM : 0);
 }
 
-void claim_file_wake_polls(struct queue *queue)
+/* (locked) Takes the waits of every queue in which something is pending. */
+static struct poll_wait *take_ready_polls(struct fs *fs)
 {
-	struct fs *fs = queue->fs;
+	struct poll_wait *ready = NULL, *last;
+	struct queue *queue, *next;
+	if (fs->polls == 0)
+		return NULL;
+	HASH_ITER(hh, fs->queues, queue, next)
+	{
+		if (!queue->polls || !mqfs_consumer_has_pending(queue->consumer))
+			continue;
+		for (last = queue->polls, fs->polls--; last->next; last = last->next)
+			fs->polls--;
+		last->next = ready;
+		ready = queue->polls;
+		queue->polls = NULL;
+	}
+	return ready;
+}
+
+void claim_file_wake_polls(struct fs *fs)
+{
 	struct poll_wait *each, *next;
 	fs_lock(fs);
-	struct poll_wait *all = queue->polls;
-	queue->polls = NULL;
+	struct poll_wait *ready = take_ready_polls(fs);
 	fs_unlock(fs);
-	LL_FOREACH_SAFE(all, each, next)
+	LL_FOREACH_SAFE(ready, each, next)
 	{
 		notify_poll(fs, each->poll);
 		free(each);

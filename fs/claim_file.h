@@ -12,8 +12,8 @@
  */
 extern const struct node_ops claim_file_ops;
 
-/* Something may be pending: whoever polls looks again. No lock. */
-void claim_file_wake_polls(struct queue *queue);
+/* Something may be pending in some queue: whoever polls there looks again. No lock. */
+void claim_file_wake_polls(struct fs *fs);
 
 /* Housekeeping: while somebody polls, the queue is being waited on. No lock. */
 int64_t claim_file_tick(struct fs *fs, struct queue *queue, int64_t now_ms);

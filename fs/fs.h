@@ -51,6 +51,7 @@ struct fs {
 	struct queue *queues; /* by name */
 	struct reopen reopens[REOPENS];
 	unsigned next_reopen;
+	unsigned polls; /* waits in all queues' polls */
 	_Alignas(VIEWS) struct {
 		char views[VIEWS];
 	} slots[8]; /* addresses for the nodes above the queues */

@@ -12,10 +12,10 @@
 #include "housekeeping.h"
 #include "moved.h"
 
+/* Both may still run for a moment when their queue has gone: they are given the mount. */
 static void something_is_due(void *arg)
 {
-	struct queue *queue = arg;
-	housekeeping_wake(queue->fs, mqfs_clock_monotonic_ms());
+	housekeeping_wake(arg, mqfs_clock_monotonic_ms());
 }
 
 static void something_is_pending(void *arg)
@@ -46,10 +46,10 @@ static struct queue *queue_new(struct fs *fs, const char *name)
 		queue_unref(queue);
 		return NULL;
 	}
-	mqfs_consumer_on_due(queue->consumer, something_is_due, queue);
-	mqfs_consumer_on_pending(queue->consumer, something_is_pending, queue);
-	mqfs_look_on_due(queue->retry, something_is_due, queue);
-	mqfs_look_on_due(queue->dead, something_is_due, queue);
+	mqfs_consumer_on_due(queue->consumer, something_is_due, fs);
+	mqfs_consumer_on_pending(queue->consumer, something_is_pending, fs);
+	mqfs_look_on_due(queue->retry, something_is_due, fs);
+	mqfs_look_on_due(queue->dead, something_is_due, fs);
 	return queue;
 }
 
