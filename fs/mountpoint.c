@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -70,8 +71,9 @@ static bool is_empty(const char *path, int *ret_error)
 static int clear_stale(const char *path)
 {
 	char type[64];
-	struct stat st;
-	if (stat(path, &st) == 0 || errno != ENOTCONN)
+	struct statvfs st;
+	/* Not stat(2), which the kernel answers from memory for a second after the death of a mount. */
+	if (statvfs(path, &st) == 0 || (errno != ENOTCONN && errno != ECONNABORTED))
 		return 0;
 	mounted_type(path, type, sizeof(type));
 	if (strcmp(type, "fuse.mqfs") != 0)
