@@ -89,8 +89,10 @@ static struct lane *lane_find(struct publisher *publisher, amqp_channel_t channe
 	struct lane *lane;
 
 	DL_FOREACH(publisher->lanes, lane)
-	if (lane->channel == channel)
-		break;
+	{
+		if (lane->channel == channel)
+			break;
+	}
 	return lane;
 }
 

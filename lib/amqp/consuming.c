@@ -138,7 +138,9 @@ static void consuming_stopped(void *arg)
 	struct subscription *subscription, *tmp;
 
 	HASH_ITER(by_queue, consuming->subscriptions, subscription, tmp)
-	subscription_free(subscription);
+	{
+		subscription_free(subscription);
+	}
 }
 
 static void subscription_work(struct subscription *subscription, int64_t now_ms)
@@ -170,13 +172,17 @@ static int64_t consuming_work(void *arg, int64_t now_ms)
 		return consuming->due_ms;
 	consuming->dirty = false;
 	HASH_ITER(by_queue, consuming->subscriptions, subscription, tmp)
-	if (!consuming->connection->failed)
-		subscription_work(subscription, now_ms);
+	{
+		if (!consuming->connection->failed)
+			subscription_work(subscription, now_ms);
+	}
 	consuming->due_ms = MQFS_NEVER;
 	HASH_ITER(by_queue, consuming->subscriptions, subscription, tmp)
-	if (subscription->wanted && subscription->state == SUBSCRIPTION_IDLE &&
-	    subscription->start_ms < consuming->due_ms)
-		consuming->due_ms = subscription->start_ms;
+	{
+		if (subscription->wanted && subscription->state == SUBSCRIPTION_IDLE &&
+		    subscription->start_ms < consuming->due_ms)
+			consuming->due_ms = subscription->start_ms;
+	}
 	return consuming->dirty ? now_ms : consuming->due_ms;
 }
 

@@ -75,7 +75,9 @@ void frames_reset(struct frames *frames)
 	struct frame_content *content, *tmp;
 
 	HASH_ITER(hh, frames->contents, content, tmp)
-	content_drop(frames, content);
+	{
+		content_drop(frames, content);
+	}
 }
 
 void frames_forget(struct frames *frames, amqp_channel_t channel)

@@ -45,7 +45,9 @@ void known_deinit(struct known *known)
 	struct known_queue *queue, *tmp;
 
 	HASH_ITER(hh, known->queues, queue, tmp)
-	drop(known, queue);
+	{
+		drop(known, queue);
+	}
 	pthread_mutex_destroy(&known->lock);
 }
 

@@ -315,7 +315,9 @@ static void looking_lost(void *arg, int result, const char *reason)
 	(void)reason;
 	looking->connected = false;
 	HASH_ITER(by_key, looking->shelves, shelf, tmp)
-	shelf_fail(looking, shelf, result);
+	{
+		shelf_fail(looking, shelf, result);
+	}
 }
 
 /* Answers what is late with what it has got so far. Its gets that are on their way are put back as they come. */

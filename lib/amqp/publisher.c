@@ -134,6 +134,7 @@ static int publisher_opened(void *arg)
 	struct publisher *publisher = arg;
 
 	publisher->blocked = false;
+	publisher->body_bytes_max = 0; /* it may be another broker */
 	publisher->earliest_ms = MQFS_NEVER;
 	return lane_open(publisher);
 }

@@ -126,8 +126,10 @@ struct stream *stream_find(struct subscription *subscription, const char *tag)
 	struct stream *stream;
 
 	DL_FOREACH(subscription->streams, stream)
-	if (strcmp(stream->tag, tag) == 0)
-		break;
+	{
+		if (strcmp(stream->tag, tag) == 0)
+			break;
+	}
 	return stream;
 }
 
