@@ -181,8 +181,10 @@ class Mount:
 
         def mounted():
             assert self.process.poll() is None, f"mqfs ended with {self.process.returncode}:\n{self.log()}"
-            # A stale mount is listed as well: only an answer proves that the new one is there.
+            # A stale mount is listed as well, and stat() answered from the kernel's memory for a second: only
+            # statvfs(), which always asks the daemon, proves that the new one is there.
             with contextlib.suppress(OSError):
+                os.statvfs(self.path)
                 return is_mounted(self.path) and os.stat(self.path).st_dev != before
             return False
 
