@@ -147,6 +147,14 @@ bool retry_becomes(const char *queue, int64_t retry)
 	return becomes(queue, offsetof(struct mqfs_depths, retry), retry);
 }
 
+static size_t intake_count(struct intake *intake)
+{
+	shared_lock();
+	size_t count = intake->count;
+	shared_unlock();
+	return count;
+}
+
 static void drain_ready(const char *queue)
 {
 	struct intake *intake = intake_new(backend, queue, 100);
@@ -154,8 +162,8 @@ static void drain_ready(const char *queue)
 
 	do {
 		WAIT_UNTIL(intake->count > settled, 200);
-		while (settled < intake->count)
-			settle(intake->deliveries[settled++], MQFS_VERB_ACK);
+		for (size_t count = intake_count(intake); settled < count; settled++)
+			settle(intake->deliveries[settled], MQFS_VERB_ACK);
 	} while (depths(queue).ready > 0 && settled < INTAKE_MAX);
 	intake_stop(intake);
 }
