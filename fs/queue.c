@@ -6,11 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <mqfs/log.h>
+
 #include "claim_file.h"
 #include "delivery_file.h"
 #include "draft.h"
 #include "housekeeping.h"
 #include "moved.h"
+
+#define LOG_TOPIC "queue"
 
 /* Both may still run for a moment when their queue has gone: they are given the mount. */
 static void something_is_due(void *arg)
@@ -129,8 +133,13 @@ void queue_remove(struct fs *fs, struct queue *queue)
 
 void queues_clear(struct fs *fs)
 {
-	while (fs->queues)
-		queue_remove(fs, fs->queues);
+	while (fs->queues) {
+		struct queue *queue = fs->queues;
+		if (queue->draft_count > 0)
+			log_warning("%s: %lld drafts in new/ were not published, and go with the mount", queue->name,
+			            (long long)queue->draft_count);
+		queue_remove(fs, queue);
+	}
 }
 
 static bool is_dead_queue_of(const struct queue *queue, const char *name)
