@@ -204,7 +204,10 @@ static void claim_read(struct fs *fs, fuse_req_t req, struct node *node, size_t 
 	bool served = handle->delivery, busy = handle->waiting;
 	fs_unlock(fs);
 	if (served) {
+		/* Its reader may close it before serve() is through. */
+		atomic_fetch_add(&handle->references, 1);
 		serve(handle, req, size);
+		handle_unref(handle);
 		return;
 	}
 	if (busy) { /* another thread waits through the same open file */

@@ -118,13 +118,13 @@ static void delivery_read(struct fs *fs, fuse_req_t req, struct node *node, size
 {
 	(void)node;
 	struct delivery_handle *handle = (struct delivery_handle *)(uintptr_t)fi->fh;
-	const struct mqfs_body *body = handle->delivery->message->body;
+	struct mqfs_body *body = handle->delivery->message->body;
 	if ((size_t)offset + size >= body->bytes) {
 		fs_lock(fs);
 		handle->read_to_end = true;
 		fs_unlock(fs);
 	}
-	reply_slice(req, body->data, body->bytes, size, offset);
+	reply_body(req, body, size, offset);
 }
 
 /* The taker was killed with the file open: its family has a moment to settle, then it goes back. */

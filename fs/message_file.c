@@ -101,7 +101,7 @@ static void body_read(struct fs *fs, fuse_req_t req, struct node *node, size_t s
 {
 	(void)fs, (void)fi;
 	const struct mqfs_delivery *delivery = node->object;
-	reply_slice(req, delivery->message->body->data, delivery->message->body->bytes, size, offset);
+	reply_body(req, delivery->message->body, size, offset);
 }
 
 /* --- meta.json and error --- */

@@ -131,14 +131,32 @@ void queue_remove(struct fs *fs, struct queue *queue)
 		queue_unref(queue);
 }
 
+/* A reference to the queue after this one, in the order of the table; NULL past the end. Drops that of the one before.
+ */
+static struct queue *next_queue(struct fs *fs, struct queue *before)
+{
+	fs_lock(fs);
+	struct queue *next = before ? (before->listed ? before->hh.next : NULL) : fs->queues;
+	if (next)
+		queue_ref(next);
+	fs_unlock(fs);
+	if (before)
+		queue_unref(before);
+	return next;
+}
+
 void queues_clear(struct fs *fs)
 {
-	while (fs->queues) {
-		struct queue *queue = fs->queues;
-		if (queue->draft_count > 0)
+	struct queue *queue;
+	while ((queue = next_queue(fs, NULL))) {
+		fs_lock(fs);
+		long long drafts = queue->draft_count;
+		fs_unlock(fs);
+		if (drafts > 0)
 			log_warning("%s: %lld drafts in new/ were not published, and go with the mount", queue->name,
-			            (long long)queue->draft_count);
+			            drafts);
 		queue_remove(fs, queue);
+		queue_unref(queue);
 	}
 }
 
@@ -191,20 +209,6 @@ static int64_t queue_tick(struct fs *fs, struct queue *queue, int64_t now_ms)
 	next = earlier(next, mqfs_consumer_tick(queue->consumer, now_ms));
 	next = earlier(next, mqfs_look_tick(queue->retry, now_ms));
 	return earlier(next, mqfs_look_tick(queue->dead, now_ms));
-}
-
-/* A reference to the queue after this one, in the order of the table; NULL past the end. Drops that of the one before.
- */
-static struct queue *next_queue(struct fs *fs, struct queue *before)
-{
-	fs_lock(fs);
-	struct queue *next = before ? (before->listed ? before->hh.next : NULL) : fs->queues;
-	if (next)
-		queue_ref(next);
-	fs_unlock(fs);
-	if (before)
-		queue_unref(before);
-	return next;
 }
 
 int64_t queues_tick(struct fs *fs, int64_t now_ms)

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include <mqfs/message.h>
+
 #include "fs.h"
 #include "housekeeping.h"
 #include "proc.h"
@@ -214,4 +216,11 @@ void reply_slice(fuse_req_t req, const void *data, size_t bytes, size_t size, of
 	size_t start = offset < 0 || (size_t)offset > bytes ? bytes : (size_t)offset;
 	size_t rest = bytes - start;
 	fuse_reply_buf(req, (const char *)data + start, rest < size ? rest : size);
+}
+
+void reply_body(fuse_req_t req, struct mqfs_body *body, size_t size, off_t offset)
+{
+	mqfs_body_ref(body);
+	reply_slice(req, body->data, body->bytes, size, offset);
+	mqfs_body_unref(body);
 }

@@ -48,7 +48,12 @@ void parked_end(struct fs *fs, int error);
 void reply_entry(struct fs *fs, fuse_req_t req, struct node *node);
 void reply_create(struct fs *fs, fuse_req_t req, struct node *node, struct fuse_file_info *fi);
 
-/* A part of a buffer, as READ wants it. */
+/* A part of a buffer, as READ wants it. The buffer stays for the call: its reader may have closed the file, and what it
+ * shows be gone, before the call returns. */
 void reply_slice(fuse_req_t req, const void *data, size_t bytes, size_t size, off_t offset);
+
+/* The same of a body, which it holds meanwhile. */
+struct mqfs_body;
+void reply_body(fuse_req_t req, struct mqfs_body *body, size_t size, off_t offset);
 
 #endif

@@ -27,8 +27,13 @@ void text_reply_open(struct fs *fs, fuse_req_t req, struct node *node, struct fu
 void text_read(struct fs *fs, fuse_req_t req, struct node *node, size_t size, off_t offset, struct fuse_file_info *fi)
 {
 	(void)fs, (void)node;
-	const char *text = (const char *)(uintptr_t)fi->fh;
-	reply_slice(req, text, strlen(text), size, offset);
+	/* A copy: RELEASE may free the text while the answer is still on its way. */
+	char *text = strdup((const char *)(uintptr_t)fi->fh);
+	if (text)
+		reply_slice(req, text, strlen(text), size, offset);
+	else
+		fuse_reply_err(req, ENOMEM);
+	free(text);
 }
 
 void text_release(struct fs *fs, struct node *node, struct fuse_file_info *fi)
