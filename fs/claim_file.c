@@ -18,6 +18,7 @@
 #include <utlist.h>
 
 #include <mqfs/consumer.h>
+#include <mqfs/failpoint.h>
 
 #include "family.h"
 #include "housekeeping.h"
@@ -132,6 +133,7 @@ static void wait_over(struct claim_handle *handle, int result, struct mqfs_deliv
 		attach(handle, delivery);
 		fs_unlock(fs);
 		mqfs_consumer_set_owner(handle->queue->consumer, delivery, family_ref(family), family_unref);
+		FAILPOINT(fs_claim_taken);
 		serve(handle, req, size);
 	} else if (delivery) {
 		give_back(handle, delivery);

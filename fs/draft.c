@@ -8,6 +8,7 @@
 #include <string.h>
 #include <utlist.h>
 
+#include <mqfs/failpoint.h>
 #include <mqfs/failure.h>
 
 #include "housekeeping.h"
@@ -302,6 +303,7 @@ static void sent(void *arg, int result, const char *reason)
 	struct queue *queue = sending->queue;
 
 	count_outcome(queue, result);
+	FAILPOINT(fs_publish_confirmed);
 	if (result == -ENOENT)
 		atomic_store(&queue->doubtful, true);
 
@@ -314,8 +316,10 @@ static void sent(void *arg, int result, const char *reason)
 		refused(draft, -result, reason);
 	fs_unlock(fs);
 
+	FAILPOINT(fs_publish_answering);
 	if (sending->ticket)
 		unpark_error(fs, sending->ticket, -result);
+	FAILPOINT(fs_publish_answered);
 	fs_lock(fs);
 	draft_unref(draft);
 	queue_unref(queue);
@@ -383,6 +387,7 @@ void draft_send(struct fs *fs, struct draft *draft, ticket_t ticket, int64_t dea
 		return;
 	}
 	atomic_fetch_add(&queue->counters.published, 1);
+	FAILPOINT(fs_publish_submitting);
 	mqfs_publish(fs->backend, queue->name, delay_ms > 0 ? MQFS_PLACE_RETRY : MQFS_PLACE_READY, delay_ms, message,
 	             deadline_ms, sent, sending);
 }

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <mqfs/failpoint.h>
+
 #include "dir.h"
 #include "fs.h"
 #include "message_file.h"
@@ -176,7 +178,9 @@ static void settled(void *arg, int result, const char *reason)
 	struct settling *settling = arg;
 	if (result == 0 && settling->target)
 		show_moved(settling);
+	FAILPOINT(fs_failed_answering);
 	unpark_error(settling->fs, settling->ticket, -result);
+	FAILPOINT(fs_failed_answered);
 	if (settling->target)
 		queue_unref(settling->target);
 	queue_unref(settling->queue);

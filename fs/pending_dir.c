@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include <mqfs/clock.h>
+#include <mqfs/failpoint.h>
 
 #include "dir.h"
 #include "delivery_file.h"
@@ -229,6 +230,7 @@ static void delivery_unlink(struct fs *fs, fuse_req_t req, struct node *dir, con
 	}
 	mqfs_delivery_unref(delivery);
 	fuse_reply_err(req, -result);
+	FAILPOINT(fs_settle_answered);
 }
 
 struct forward {
@@ -245,7 +247,9 @@ static void forwarded(void *arg, int result, const char *reason)
 	struct forward *forward = arg;
 	if (result == 0)
 		moved_add(forward->fs, forward->queue, forward->dir, forward->name, S_IFREG);
+	FAILPOINT(fs_forward_answering);
 	unpark_error(forward->fs, forward->ticket, -result);
+	FAILPOINT(fs_forward_answered);
 	queue_unref(forward->queue);
 	free(forward);
 }
@@ -321,6 +325,7 @@ static void delivery_rename(struct fs *fs, fuse_req_t req, const struct rename *
 		forward_to(fs, req, rename, delivery);
 	else
 		fuse_reply_err(req, -settle_and_show(fs, rename, delivery, state, tid));
+	FAILPOINT(fs_settle_answered);
 	mqfs_delivery_unref(delivery);
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <mqfs/clock.h>
+#include <mqfs/failpoint.h>
 
 #include <stdio.h>
 #include <time.h>
@@ -27,7 +28,7 @@ int64_t mqfs_clock_boottime_ms(void)
 
 int64_t mqfs_clock_realtime_us(void)
 {
-	return read_clock(CLOCK_REALTIME, 1000000);
+	return read_clock(CLOCK_REALTIME, 1000000) + FAILPOINT_CLOCK_STEP_US();
 }
 
 char *mqfs_clock_rfc3339(int64_t time_us, char buffer[MQFS_RFC3339_BYTES])

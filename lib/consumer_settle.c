@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include <mqfs/failpoint.h>
 #include <mqfs/failure.h>
 #include <mqfs/retry.h>
 
@@ -299,6 +300,7 @@ static void settle_done(void *arg, int result, const char *reason)
 	void *forwarded_arg;
 
 	consumer_enter(consumer);
+	FAILPOINT(consumer_settled);
 	held->in_flight = false;
 	consumer->in_flight_count--;
 	forwarded = held->forwarded;
@@ -324,6 +326,7 @@ void consumer_issue(struct held *settle)
 		struct mqfs_delivery *delivery = mqfs_delivery_ref(held->delivery);
 
 		next = held->also;
+		FAILPOINT(consumer_settling);
 		mqfs_settle(held->consumer->backend, delivery, &disposition, held->deadline_ms, settle_done, held);
 		mqfs_delivery_unref(delivery);
 	}
@@ -365,6 +368,7 @@ int mqfs_consumer_settle(struct mqfs_consumer *consumer, struct mqfs_delivery *d
 		result = -ENOENT;
 	else
 		result = settle(held, how);
+	FAILPOINT(consumer_decided);
 	consumer_leave(consumer);
 	return result;
 }

@@ -3,6 +3,8 @@
 
 #include <errno.h>
 
+#include <mqfs/failpoint.h>
+
 #define LOG_TOPIC "consumer"
 #include <mqfs/log.h>
 
@@ -42,6 +44,7 @@ static void sink_delivered(void *arg, struct mqfs_delivery *delivery)
 	declined = !consumer_reattach(consumer, delivery) && consumer_hold(consumer, delivery) < 0;
 	consumer_serve(consumer, mqfs_clock_monotonic_ms());
 	consumer_leave(consumer);
+	FAILPOINT(consumer_listed);
 	if (declined)
 		decline(consumer, delivery);
 }

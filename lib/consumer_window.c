@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <mqfs/failpoint.h>
+
 static void held_free(struct held *held)
 {
 	mqfs_delivery_unref(held->successor);
@@ -256,6 +258,7 @@ void consumer_take(struct held *held, const char *claimed_by)
 	delivery->expires_ms = end_ms < limit_ms ? end_ms : limit_ms;
 	snprintf(delivery->claimed_by, sizeof(delivery->claimed_by), "%s", claimed_by ? claimed_by : "");
 	consumer_due(held->consumer, delivery->expires_ms);
+	FAILPOINT(consumer_taken);
 }
 
 void consumer_set_cause(struct held *held, char *text)

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <mqfs/failpoint.h>
+
 #define LOG_TOPIC "look"
 #include <mqfs/log.h>
 
@@ -210,6 +212,7 @@ static void install(struct mqfs_look *look, struct mqfs_delivery **deliveries, s
 	for (size_t i = 0; i < count; i++)
 		list_item(look, deliveries[i]);
 	HASH_SORT(look->items, by_name);
+	FAILPOINT(look_listed);
 	look->browsed_ms = now_ms;
 	if (look->held_count == 0 || look->phase == LOOK_HOLDING)
 		return;

@@ -7,6 +7,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include <mqfs/failpoint.h>
 #include <mqfs/failure.h>
 #include <mqfs/retry.h>
 
@@ -273,6 +274,7 @@ static void settle_done(void *arg, int result, const char *reason)
 	struct mqfs_look *look = request->look;
 	struct look_item *item;
 
+	FAILPOINT(look_settled);
 	look_enter(look);
 	item = item_of(look, request->delivery);
 	if (item)
@@ -295,6 +297,7 @@ void look_settle_issue(struct look_request *settle)
 		struct mqfs_delivery *delivery = mqfs_delivery_ref(request->delivery);
 
 		next = request->next;
+		FAILPOINT(look_settling);
 		mqfs_settle(request->look->backend, delivery, &disposition, request->deadline_ms, settle_done, request);
 		mqfs_delivery_unref(delivery);
 	}

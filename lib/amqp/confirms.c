@@ -8,6 +8,7 @@
 
 #include <mqfs/clock.h>
 #define LOG_TOPIC "amqp.confirms"
+#include <mqfs/failpoint.h>
 #include <mqfs/log.h>
 
 #include "publisher_internal.h"
@@ -52,6 +53,7 @@ static void place_made(void *arg, int result, const char *reason)
 		publication_end(publication, result, reason);
 		return;
 	}
+	FAILPOINT(amqp_place_made);
 	connection_submit(publication->publisher->connection, &publication->job);
 }
 
@@ -162,6 +164,7 @@ static void on_ack(struct publisher *publisher, struct lane *lane, uint64_t tag,
 		return;
 	}
 	lane_remove(publisher, lane, publication);
+	FAILPOINT(amqp_publish_confirmed);
 	publication_settle(publication, result);
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include <mqfs/clock.h>
+#include <mqfs/failpoint.h>
 
 #include "publisher.h"
 #include "subscription.h"
@@ -53,6 +54,7 @@ static void on_delivery(void *arg, struct frame_content *content)
 	}
 	stream->held++;
 	note_counts(subscription, delivery);
+	FAILPOINT(amqp_delivered);
 	subscription->sink->delivered(subscription->arg, delivery);
 	if (subscription->left > 0 && --subscription->left == 0)
 		subscription->sink->drained(subscription->arg);

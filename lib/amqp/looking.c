@@ -9,6 +9,7 @@
 #include <utlist.h>
 
 #include <mqfs/clock.h>
+#include <mqfs/failpoint.h>
 #include <mqfs/name.h>
 #define LOG_TOPIC "amqp.looking"
 #include <mqfs/log.h>
@@ -251,6 +252,7 @@ static int browse_take(struct shelf *shelf, struct browse *browse, struct frame_
 		return -ENOMEM;
 	}
 	browse->deliveries[browse->count++] = delivery;
+	FAILPOINT(amqp_look_got);
 	return 0;
 }
 

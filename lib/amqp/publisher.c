@@ -6,6 +6,7 @@
 #include <utlist.h>
 
 #include <mqfs/clock.h>
+#include <mqfs/failpoint.h>
 
 #include "properties.h"
 #include "publisher_internal.h"
@@ -121,9 +122,11 @@ static void publication_send(struct job *job, void *role)
 	HASH_ADD(hh, lane->on_the_way, tag, sizeof(publication->tag), publication);
 	publisher->on_the_way++;
 	connection_arm(connection, send_deadline(publisher, publication->deadline_ms));
+	FAILPOINT(amqp_publish_sending);
 	status = amqp_basic_publish(connection->state, lane->channel, amqp_empty_bytes, amqp_cstring_bytes(key), 1, 0,
 	                            &properties, (amqp_bytes_t){.len = body->bytes, .bytes = body->data});
 	connection_sent(connection, status);
+	FAILPOINT(amqp_publish_sent);
 	recycle_amqp_pool(&publisher->pool);
 }
 

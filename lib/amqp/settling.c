@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include <mqfs/clock.h>
+#include <mqfs/failpoint.h>
 #include <mqfs/failure.h>
 #include <mqfs/retry.h>
 #define LOG_TOPIC "amqp.settling"
@@ -192,6 +193,7 @@ static void settle_original(struct settlement *settlement, bool positive)
 		return;
 	}
 	arm_send(connection, settlement->job.deadline_ms);
+	FAILPOINT(amqp_settle_sending);
 	if (positive)
 		status = amqp_basic_ack(connection->state, settlement->channel, settlement->tag, 0);
 	else
@@ -200,6 +202,7 @@ static void settle_original(struct settlement *settlement, bool positive)
 		settlement_end(settlement, -ESTALE, NULL);
 		return;
 	}
+	FAILPOINT(amqp_settle_sent);
 	release(settling, holder, held);
 	settlement_end(settlement, 0, NULL);
 }
@@ -220,6 +223,7 @@ static void copy_published(void *arg, int result, const char *reason)
 		settlement_end(settlement, result, reason);
 		return;
 	}
+	FAILPOINT(amqp_copy_confirmed);
 	settlement->copied = settlement->verb == MQFS_VERB_MOVE;
 	settlement->job.run = ack_original;
 	settlement->job.late_result = -ETIMEDOUT;

@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include <mqfs/clock.h>
+#include <mqfs/failpoint.h>
 
 /*
  * When the disk fills up, messages have to get out, and deleting them takes room in the log. There is
@@ -53,10 +54,12 @@ static void checkpoint(struct store *store, int mode, int64_t now_ms)
 	int pages = 0, moved = 0;
 
 	store->busy_until_ms = now_ms + RESTART_PATIENCE_MS;
+	FAILPOINT(sqlite_checkpointing);
 	if (sqlite3_wal_checkpoint_v2(store->db, NULL, mode, &pages, &moved) == SQLITE_OK && pages == moved)
 		store->log_pages = 0;
 	else
 		store->committed_ms = now_ms + IDLE_MS; /* not again at once */
+	FAILPOINT(sqlite_checkpointed);
 }
 
 void checkpoint_run(struct store *store, int64_t now_ms)

@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include <mqfs/clock.h>
+#include <mqfs/failpoint.h>
 
 #include "ledger.h"
 #include "messages.h"
@@ -81,6 +82,7 @@ int clockwork_run(struct store *store)
 		return back < 0 ? back : ended;
 	}
 	store->due_us = -1;
+	FAILPOINT(sqlite_waking);
 	r = ledger_commit(store);
 	if (r < 0)
 		return r;

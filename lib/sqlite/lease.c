@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <mqfs/clock.h>
+#include <mqfs/failpoint.h>
 
 #include "intake.h"
 #include "ledger.h"
@@ -225,6 +226,7 @@ int lease_end(struct store *store)
 		r = lease_return(store, intake);
 	if (r == 0)
 		r = lease_delete_mount(store);
+	FAILPOINT(sqlite_leaving);
 	if (r == 0)
 		r = ledger_commit(store);
 	else

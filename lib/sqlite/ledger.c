@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include <mqfs/clock.h>
+#include <mqfs/failpoint.h>
 
 #include "checkpoint.h"
 
@@ -95,8 +96,10 @@ int ledger_commit(struct store *store)
 
 	if (r == 0)
 		r = checkpoint_reserve(store);
+	FAILPOINT(sqlite_committing);
 	if (r == 0)
 		r = statement_run(store->statements[STATEMENT_COMMIT]);
+	FAILPOINT(sqlite_committed);
 	if (r < 0)
 		ledger_rollback(store);
 	return r;
