@@ -9,7 +9,6 @@
 #define LOG_TOPIC "sqlite"
 #include <mqfs/log.h>
 
-#include "checkpoint.h"
 #include "intake.h"
 #include "lease.h"
 #include "ledger.h"
@@ -178,7 +177,7 @@ static void group_failed(struct store *store, struct request *batch, int result)
 {
 	log_debug("%s: a transaction failed: %s", store->path, strerror(-result));
 	if (result == -ENOSPC)
-		checkpoint_make_room(store);
+		checkpoint_make_room(&store->checkpoint);
 	store->pause_until_ms = mqfs_clock_monotonic_ms() + GROUP_PAUSE_MS;
 	group_singly(store, batch);
 }

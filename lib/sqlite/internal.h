@@ -11,6 +11,9 @@
 
 #include <mqfs/backend.h>
 
+#include "db/boot.h"
+#include "db/checkpoint.h"
+
 #include "codec.h"
 #include "statements.h"
 
@@ -45,7 +48,7 @@ struct store {
 	/* Constant. */
 	char *path;
 	int64_t lease_timeout_ms;
-	char boot_id[40];
+	char boot_id[BOOT_ID_BYTES];
 	char host[65];
 	pthread_t thread;
 
@@ -63,7 +66,7 @@ struct store {
 	/* The writer's. */
 	sqlite3 *db;
 	sqlite3_stmt *statements[STATEMENTS];
-	int64_t busy_until_ms; /* how long the busy handler waits */
+	struct checkpoint checkpoint;
 	struct codec_buffer head;
 
 	/* ledger.c */
@@ -88,12 +91,6 @@ struct store {
 	struct request *backlog; /* taken from requests, not done */
 	int64_t pause_until_ms;  /* after a failure: no work of its own before */
 	bool more;               /* there was more to feed than one transaction takes */
-
-	/* checkpoint.c */
-	int64_t page_bytes;
-	int64_t reserved_pages; /* what the file has room for */
-	int64_t committed_ms;
-	int log_pages; /* in the write-ahead log, not yet all in the file */
 };
 
 #endif

@@ -1,10 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "lease.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <string.h>
 #include <unistd.h>
 
 #include <mqfs/clock.h>
@@ -24,21 +20,6 @@
  * settlement of an older delivery can hit. And since messages are taken under the write lock, with the
  * lease looked at under it too, nobody can give back what is being taken.
  */
-
-int lease_init(struct store *store)
-{
-	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-	ssize_t bytes;
-
-	if (fd < 0)
-		return -errno;
-	bytes = read(fd, store->boot_id, sizeof(store->boot_id) - 1);
-	close(fd);
-	if (bytes <= 0)
-		return -EIO;
-	store->boot_id[strcspn(store->boot_id, "\n")] = '\0';
-	return 0;
-}
 
 int64_t lease_next(const struct store *store, int64_t now_ms)
 {

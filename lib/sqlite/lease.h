@@ -4,9 +4,6 @@
 
 #include "internal.h"
 
-/* Reads this boot's id. 0 or a negative errno. */
-int lease_init(struct store *store);
-
 /* When lease_keep has something to do next (monotonic ms, MQFS_NEVER). */
 int64_t lease_next(const struct store *store, int64_t now_ms);
 

@@ -8,8 +8,6 @@
 #include <mqfs/clock.h>
 #include <mqfs/failpoint.h>
 
-#include "checkpoint.h"
-
 /* How long one attempt waits for another process's lock; deadlines are looked at in between. */
 enum { LEDGER_PATIENCE_MS = 100 };
 
@@ -39,7 +37,7 @@ int ledger_sync(struct store *store)
 	if (r < 0 || version == store->data_version)
 		return r;
 	store->data_version = version;
-	store->reserved_pages = 0;
+	store->checkpoint.reserved_pages = 0;
 	store->due_us = -1;
 	ledger_forget(store);
 	return 1;
@@ -49,7 +47,7 @@ int ledger_begin(struct store *store, bool write)
 {
 	int r;
 
-	store->busy_until_ms = mqfs_clock_monotonic_ms() + LEDGER_PATIENCE_MS;
+	store->checkpoint.busy_until_ms = mqfs_clock_monotonic_ms() + LEDGER_PATIENCE_MS;
 	r = statement_run(store->statements[write ? STATEMENT_BEGIN_WRITE : STATEMENT_BEGIN_READ]);
 	if (r < 0)
 		return r;
@@ -95,7 +93,7 @@ int ledger_commit(struct store *store)
 	int r = ledger_flush(store);
 
 	if (r == 0)
-		r = checkpoint_reserve(store);
+		r = checkpoint_reserve(&store->checkpoint);
 	FAILPOINT(sqlite_committing);
 	if (r == 0)
 		r = statement_run(store->statements[STATEMENT_COMMIT]);

@@ -1,11 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "statements.h"
 
-#include <errno.h>
-
-#define LOG_TOPIC "sqlite"
-#include <mqfs/log.h>
-
 /* A row is changed only by who holds it as it was seen: its state, its generation and its mount. */
 #define FENCE " WHERE id = ?1 AND generation = ?2 AND state = ?3 AND mount IS ?4"
 
@@ -26,8 +21,6 @@ static const char *const texts[STATEMENTS] = {
     [STATEMENT_COMMIT] = "COMMIT",
     [STATEMENT_ROLLBACK] = "ROLLBACK",
     [STATEMENT_DATA_VERSION] = "PRAGMA data_version",
-    [STATEMENT_PAGE_SIZE] = "PRAGMA page_size",
-    [STATEMENT_PAGE_COUNT] = "PRAGMA page_count",
     [STATEMENT_SEQUENCE_GET] = "SELECT sequence FROM store",
     [STATEMENT_SEQUENCE_SET] = "UPDATE store SET sequence = ?1",
 
@@ -94,7 +87,7 @@ int statements_prepare(sqlite3 *db, sqlite3_stmt *statements[STATEMENTS])
 {
 	for (int i = 0; i < STATEMENTS; i++)
 		if (sqlite3_prepare_v3(db, texts[i], -1, SQLITE_PREPARE_PERSISTENT, &statements[i], NULL) != SQLITE_OK)
-			return statements_errno(db);
+			return statement_errno(db);
 	return 0;
 }
 
@@ -104,93 +97,4 @@ void statements_finalize(sqlite3_stmt *statements[STATEMENTS])
 		sqlite3_finalize(statements[i]);
 		statements[i] = NULL;
 	}
-}
-
-int statement_step(sqlite3_stmt *statement)
-{
-	int result = sqlite3_step(statement);
-
-	if (result == SQLITE_ROW)
-		return 1;
-	if (result == SQLITE_DONE) {
-		sqlite3_reset(statement);
-		return 0;
-	}
-	log_debug("%s: %s", sqlite3_sql(statement), sqlite3_errmsg(sqlite3_db_handle(statement)));
-	/* Before the reset, which may lose what the system said. */
-	result = statements_errno(sqlite3_db_handle(statement));
-	sqlite3_reset(statement);
-	return result;
-}
-
-int statement_run(sqlite3_stmt *statement)
-{
-	int r = statement_step(statement);
-
-	if (r == 1)
-		sqlite3_reset(statement);
-	return r < 0 ? r : 0;
-}
-
-int statement_integer(sqlite3_stmt *statement, int64_t fallback, int64_t *ret_value)
-{
-	int r = statement_step(statement);
-
-	if (r < 0)
-		return r;
-	*ret_value = fallback;
-	if (r == 1) {
-		if (sqlite3_column_type(statement, 0) != SQLITE_NULL)
-			*ret_value = sqlite3_column_int64(statement, 0);
-		sqlite3_reset(statement);
-	}
-	return 0;
-}
-
-void statement_bind_bytes(sqlite3_stmt *statement, int index, const void *data, size_t bytes)
-{
-	sqlite3_bind_blob64(statement, index, bytes > 0 ? data : "", bytes, SQLITE_STATIC);
-}
-
-static int errno_of_system(sqlite3 *db)
-{
-	switch (sqlite3_system_errno(db)) {
-	case ENOSPC:
-	case EDQUOT:
-		return -ENOSPC;
-	case EROFS:
-		return -EROFS;
-	case EACCES:
-	case EPERM:
-		return -EACCES;
-	}
-	return -EIO;
-}
-
-int statements_errno(sqlite3 *db)
-{
-	int extended = sqlite3_extended_errcode(db);
-
-	if (extended == SQLITE_IOERR_NOMEM)
-		return -ENOMEM;
-	switch (extended & 0xff) {
-	case SQLITE_FULL:
-		return -ENOSPC;
-	case SQLITE_BUSY:
-	case SQLITE_LOCKED:
-		return -EAGAIN;
-	case SQLITE_READONLY:
-		return -EROFS;
-	case SQLITE_PERM:
-	case SQLITE_AUTH:
-		return -EACCES;
-	case SQLITE_NOMEM:
-		return -ENOMEM;
-	case SQLITE_TOOBIG:
-		return -EFBIG;
-	case SQLITE_CANTOPEN:
-	case SQLITE_IOERR:
-		return errno_of_system(db);
-	}
-	return -EIO;
 }

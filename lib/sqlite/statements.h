@@ -2,10 +2,9 @@
 #ifndef MQFS_SQLITE_STATEMENTS_H
 #define MQFS_SQLITE_STATEMENTS_H
 
-#include <stddef.h>
-#include <stdint.h>
-
 #include <sqlite3.h>
+
+#include "db/statement.h"
 
 /*
  * Every statement the writer runs, prepared once when the store is opened (the table is in
@@ -17,8 +16,6 @@ enum statement_id {
 	STATEMENT_COMMIT,
 	STATEMENT_ROLLBACK,
 	STATEMENT_DATA_VERSION,
-	STATEMENT_PAGE_SIZE,
-	STATEMENT_PAGE_COUNT,
 	STATEMENT_SEQUENCE_GET,
 	STATEMENT_SEQUENCE_SET,
 	STATEMENT_QUEUE_BY_NAME,
@@ -63,17 +60,5 @@ enum statement_id {
 /* Both give 0 or a negative errno. */
 int statements_prepare(sqlite3 *db, sqlite3_stmt *statements[STATEMENTS]);
 void statements_finalize(sqlite3_stmt *statements[STATEMENTS]);
-
-/* Runs a statement that gives no rows and resets it. 0 or a negative errno. */
-int statement_run(sqlite3_stmt *statement);
-/* Runs a statement that gives one integer; *ret_value is fallback when there is no row or a NULL. */
-int statement_integer(sqlite3_stmt *statement, int64_t fallback, int64_t *ret_value);
-/* 1: a row is there; 0: the end, and it is reset; else a negative errno, and it is reset. */
-int statement_step(sqlite3_stmt *statement);
-/* Binds data as a blob, which must stay where it is until the statement has run. */
-void statement_bind_bytes(sqlite3_stmt *statement, int index, const void *data, size_t bytes);
-
-/* The errno of what went wrong last on this connection. */
-int statements_errno(sqlite3 *db);
 
 #endif

@@ -12,10 +12,9 @@
 
 #include "intake.h"
 #include "internal.h"
-#include "lease.h"
 #include "ledger.h"
 #include "request.h"
-#include "schema.h"
+#include "tables.h"
 #include "writer.h"
 
 /* The vtable: each function makes a request of its arguments and hands it to the writer. */
@@ -162,6 +161,7 @@ static struct store *store_free(struct store *store)
 	intake_free(store);
 	ledger_forget(store);
 	statements_finalize(store->statements);
+	checkpoint_deinit(&store->checkpoint);
 	sqlite3_close(store->db);
 	pthread_cond_destroy(&store->wake);
 	pthread_mutex_destroy(&store->lock);
@@ -228,12 +228,12 @@ int mqfs_sqlite_open(const char *path, const struct mqfs_settings *settings, str
 	*ret_error = NULL;
 	if (!store)
 		return -ENOMEM;
-	r = schema_open(path, (int)settings->connect_timeout_ms, &store->db, ret_error);
+	r = schema_open(&sqlite_schema, path, (int)settings->connect_timeout_ms, &store->db, ret_error);
 	if (r < 0)
 		goto fail;
 	r = statements_prepare(store->db, store->statements);
 	if (r == 0)
-		r = lease_init(store);
+		r = boot_id_read(store->boot_id);
 	if (r == 0)
 		r = writer_start(store);
 	if (r < 0) {

@@ -13,7 +13,6 @@
 #include <mqfs/failpoint.h>
 #include <mqfs/log.h>
 
-#include "checkpoint.h"
 #include "clockwork.h"
 #include "group.h"
 #include "intake.h"
@@ -29,19 +28,7 @@ enum {
 	POLL_MS = 50,       /* how soon another process's message is noticed */
 	LOOK_UP_MS = 60000, /* the real-time clock may be set while the monotonic one is waited for */
 	FAREWELL_MS = 2000, /* how long a close waits for another process's lock */
-	BUSY_WAIT_US = 250, /* at first; then four times as long */
 };
-
-static int writer_busy(void *arg, int count)
-{
-	struct store *store = arg;
-	struct timespec pause = {.tv_nsec = (count < 4 ? 1 : 4) * BUSY_WAIT_US * 1000};
-
-	if (mqfs_clock_monotonic_ms() >= store->busy_until_ms)
-		return 0;
-	nanosleep(&pause, NULL);
-	return 1;
-}
 
 static bool is_late(const struct request *request, int64_t now_ms)
 {
@@ -72,7 +59,7 @@ static void writer_housekeep(struct store *store, int64_t now_ms)
 		group_note(store, r);
 		store->pause_until_ms = now_ms + GROUP_PAUSE_MS;
 	}
-	checkpoint_run(store, now_ms);
+	checkpoint_run(&store->checkpoint, now_ms);
 }
 
 /* consume and cancel are done in memory, in their order; the lease tells the other mounts. */
@@ -112,7 +99,7 @@ static void writer_round(struct store *store)
 
 static int64_t writer_next(struct store *store, int64_t now_ms)
 {
-	int64_t next_ms = lease_next(store, now_ms), other_ms = checkpoint_next(store);
+	int64_t next_ms = lease_next(store, now_ms), other_ms = checkpoint_next(&store->checkpoint);
 	int64_t due_us = clockwork_next(store);
 
 	if (store->backlog || store->more)
@@ -211,8 +198,7 @@ int writer_start(struct store *store)
 
 	store->sequence = -1;
 	store->due_us = -1;
-	sqlite3_busy_handler(store->db, writer_busy, store);
-	r = checkpoint_init(store);
+	r = checkpoint_init(&store->checkpoint, store->db);
 	if (r < 0)
 		return r;
 	/* Signals are main's. */

@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "statements.h"
+#include "statement.h"
 
 /*
  * A file that isn't ours, or is damaged, has to stay as it is, without so much as a -wal beside it. So
@@ -23,40 +23,7 @@
  *
  * It is never opened with open(2) alone: closing such a descriptor would drop the POSIX locks that
  * another connection in this process holds on the same file.
- *
- * Messages live in two tables. A row of messages says where a message is and who holds it; it is small
- * and is what taking, releasing and retrying rewrite. Its contents, up to a megabyte, are written once.
- * Partial indexes serve one question each, so that a row in a state is only in the indexes of that state.
  */
-
-static const char *const migrations[] = {
-    /* 0 -> 1. States: 0 ready, 1 leased, 2 retry, 3 dead. Times are real time in microseconds, but
-     * lease_until, which is boot time in milliseconds. ready to dead count the queue's messages. */
-    "CREATE TABLE store (one INTEGER PRIMARY KEY CHECK (one = 1), sequence INTEGER NOT NULL) STRICT;"
-    "INSERT INTO store VALUES (1, 0);"
-    "CREATE TABLE queues (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
-    " max_priority INTEGER NOT NULL, message_ttl INTEGER NOT NULL, max_length INTEGER NOT NULL,"
-    " overflow INTEGER NOT NULL, dead_letter INTEGER NOT NULL,"
-    " ready INTEGER NOT NULL DEFAULT 0, leased INTEGER NOT NULL DEFAULT 0,"
-    " retry INTEGER NOT NULL DEFAULT 0, dead INTEGER NOT NULL DEFAULT 0) STRICT;"
-    "CREATE TABLE mounts (id INTEGER PRIMARY KEY, boot TEXT NOT NULL, lease_until INTEGER NOT NULL,"
-    " pid INTEGER NOT NULL) STRICT;"
-    "CREATE TABLE consumers (mount INTEGER NOT NULL, queue INTEGER NOT NULL, PRIMARY KEY (mount, queue))"
-    " STRICT, WITHOUT ROWID;"
-    "CREATE TABLE messages (id INTEGER PRIMARY KEY, queue INTEGER NOT NULL, state INTEGER NOT NULL,"
-    " priority INTEGER NOT NULL, generation INTEGER NOT NULL, mount INTEGER,"
-    " deliveries INTEGER NOT NULL DEFAULT 0, redelivered INTEGER NOT NULL DEFAULT 0,"
-    " next_at INTEGER, expires_at INTEGER) STRICT;"
-    "CREATE TABLE contents (id INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL) STRICT;"
-    "CREATE INDEX messages_ready ON messages (queue, priority DESC, id) WHERE state = 0;"
-    "CREATE INDEX messages_expiring ON messages (expires_at) WHERE state = 0 AND expires_at IS NOT NULL;"
-    "CREATE INDEX messages_leased ON messages (mount) WHERE state = 1;"
-    "CREATE INDEX messages_due ON messages (next_at) WHERE state = 2;"
-    "CREATE INDEX messages_retry ON messages (queue, id) WHERE state = 2;"
-    "CREATE INDEX messages_dead ON messages (queue, id) WHERE state = 3;",
-};
-
-enum { SCHEMA_VERSION = sizeof(migrations) / sizeof(migrations[0]) };
 
 /* Past this size a full check at each start would take too long; damage then shows when it is met. */
 #define CHECK_BYTES_MAX (INT64_C(256) << 20)
@@ -72,14 +39,15 @@ __attribute__((format(printf, 3, 4))) static int schema_fail(char **ret_error, i
 	return result;
 }
 
-static int schema_fail_db(char **ret_error, const char *path, sqlite3 *db)
+static int schema_fail_db(const struct schema *schema, const char *path, sqlite3 *db, char **ret_error)
 {
-	int result = statements_errno(db);
+	int result = statement_errno(db);
 
 	if (result == -EAGAIN)
-		return schema_fail(ret_error, -ETIMEDOUT, "%s: another process has locked the store", path);
+		return schema_fail(ret_error, -ETIMEDOUT, "%s: another process has locked the %s", path, schema->noun);
 	if ((sqlite3_errcode(db) & 0xff) == SQLITE_CORRUPT)
-		return schema_fail(ret_error, -EIO, "%s: the store is damaged (%s)", path, sqlite3_errmsg(db));
+		return schema_fail(ret_error, -EIO, "%s: the %s is damaged (%s)", path, schema->noun,
+		                   sqlite3_errmsg(db));
 	return schema_fail(ret_error, result, "%s: %s", path, sqlite3_errmsg(db));
 }
 
@@ -133,35 +101,37 @@ static int schema_integer(sqlite3 *db, const char *sql, int64_t *ret_value)
 	int r;
 
 	if (sqlite3_prepare_v2(db, sql, -1, &statement, NULL) != SQLITE_OK)
-		return statements_errno(db);
+		return statement_errno(db);
 	r = statement_integer(statement, 0, ret_value);
 	sqlite3_finalize(statement);
 	return r;
 }
 
 /* Whose file is it, and of which version? */
-static int schema_identify(sqlite3 *db, const char *path, int64_t *ret_version, char **ret_error)
+static int schema_identify(const struct schema *schema, sqlite3 *db, const char *path, int64_t *ret_version,
+                           char **ret_error)
 {
 	int64_t application_id;
 
 	if (schema_integer(db, "PRAGMA application_id", &application_id) < 0 ||
 	    schema_integer(db, "PRAGMA user_version", ret_version) < 0) {
 		if (sqlite3_errcode(db) == SQLITE_NOTADB)
-			return schema_fail(ret_error, -EINVAL, "%s: not an mqfs store, or one with a damaged header",
-			                   path);
-		return schema_fail_db(ret_error, path, db);
+			return schema_fail(ret_error, -EINVAL, "%s: not an mqfs %s, or one with a damaged header", path,
+			                   schema->noun);
+		return schema_fail_db(schema, path, db, ret_error);
 	}
-	if (application_id != SCHEMA_APPLICATION_ID)
-		return schema_fail(ret_error, -EINVAL, "%s: an SQLite database, but not an mqfs store", path);
-	if (*ret_version > SCHEMA_VERSION)
+	if (application_id != schema->application_id)
+		return schema_fail(ret_error, -EINVAL, "%s: an SQLite database, but not an mqfs %s", path,
+		                   schema->noun);
+	if (*ret_version > schema->version)
 		return schema_fail(ret_error, -EOPNOTSUPP,
-		                   "%s: the store has version %lld and this program knows versions up to %d; "
+		                   "%s: the %s has version %lld and this program knows versions up to %d; "
 		                   "use a newer mqfs",
-		                   path, (long long)*ret_version, SCHEMA_VERSION);
+		                   path, schema->noun, (long long)*ret_version, schema->version);
 	return 0;
 }
 
-static int schema_check(sqlite3 *db, const char *path, char **ret_error)
+static int schema_check(const struct schema *schema, sqlite3 *db, const char *path, char **ret_error)
 {
 	sqlite3_stmt *statement = NULL;
 	const char *text = NULL;
@@ -174,9 +144,9 @@ static int schema_check(sqlite3 *db, const char *path, char **ret_error)
 	    sqlite3_step(statement) == SQLITE_ROW)
 		text = (const char *)sqlite3_column_text(statement, 0);
 	if (!text)
-		r = schema_fail_db(ret_error, path, db);
+		r = schema_fail_db(schema, path, db, ret_error);
 	else if (strcmp(text, "ok") != 0)
-		r = schema_fail(ret_error, -EIO, "%s: the store is damaged (%s)", path, text);
+		r = schema_fail(ret_error, -EIO, "%s: the %s is damaged (%s)", path, schema->noun, text);
 	sqlite3_finalize(statement);
 	return r;
 }
@@ -210,19 +180,20 @@ static bool schema_has_log(const char *path)
 }
 
 /* Looks at a file that is there without leaving a trace. *ret_checked: it was whole, too. */
-static int schema_look(const char *path, const char *uri, bool *ret_checked, char **ret_error)
+static int schema_look(const struct schema *schema, const char *path, const char *uri, bool *ret_checked,
+                       char **ret_error)
 {
 	sqlite3 *db = NULL;
 	int64_t version;
 	int r;
 
 	if (sqlite3_open_v2(uri, &db, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, NULL) != SQLITE_OK)
-		r = schema_fail_db(ret_error, path, db);
+		r = schema_fail_db(schema, path, db, ret_error);
 	else
-		r = schema_identify(db, path, &version, ret_error);
+		r = schema_identify(schema, db, path, &version, ret_error);
 	/* While there is a log, the file alone needn't make sense. */
 	if (r == 0 && !schema_has_log(path)) {
-		r = schema_check(db, path, ret_error);
+		r = schema_check(schema, db, path, ret_error);
 		*ret_checked = r == 0;
 	}
 	sqlite3_close(db);
@@ -230,7 +201,7 @@ static int schema_look(const char *path, const char *uri, bool *ret_checked, cha
 }
 
 /* Without locks one may see what another process is just writing; but damage stays. */
-static int schema_probe(const char *path, bool *ret_checked, char **ret_error)
+static int schema_probe(const struct schema *schema, const char *path, bool *ret_checked, char **ret_error)
 {
 	static const struct timespec pause = {.tv_nsec = 30 * 1000 * 1000};
 	char *uri = schema_uri(path);
@@ -238,7 +209,7 @@ static int schema_probe(const char *path, bool *ret_checked, char **ret_error)
 
 	if (!uri)
 		return -ENOMEM;
-	for (int tries = 3; (r = schema_look(path, uri, ret_checked, ret_error)) < 0 && --tries > 0;) {
+	for (int tries = 3; (r = schema_look(schema, path, uri, ret_checked, ret_error)) < 0 && --tries > 0;) {
 		free(*ret_error);
 		*ret_error = NULL;
 		nanosleep(&pause, NULL);
@@ -248,22 +219,22 @@ static int schema_probe(const char *path, bool *ret_checked, char **ret_error)
 }
 
 /* Several processes may come here at once; whoever is first does it. */
-static int schema_migrate(sqlite3 *db)
+static int schema_migrate(const struct schema *schema, sqlite3 *db)
 {
 	int64_t version;
 	char sql[96];
 	int r;
 
 	if (sqlite3_exec(db, "BEGIN EXCLUSIVE", NULL, NULL, NULL) != SQLITE_OK)
-		return statements_errno(db);
+		return statement_errno(db);
 	r = schema_integer(db, "PRAGMA user_version", &version);
 	snprintf(sql, sizeof(sql), "PRAGMA application_id = %d; PRAGMA user_version = %d; COMMIT",
-	         SCHEMA_APPLICATION_ID, SCHEMA_VERSION);
-	for (; r == 0 && version < SCHEMA_VERSION; version++)
-		if (sqlite3_exec(db, migrations[version], NULL, NULL, NULL) != SQLITE_OK)
-			r = statements_errno(db);
+	         schema->application_id, schema->version);
+	for (; r == 0 && version < schema->version; version++)
+		if (sqlite3_exec(db, schema->migrations[version], NULL, NULL, NULL) != SQLITE_OK)
+			r = statement_errno(db);
 	if (r == 0 && sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK)
-		r = statements_errno(db);
+		r = statement_errno(db);
 	if (!sqlite3_get_autocommit(db))
 		sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
 	return r;
@@ -281,34 +252,35 @@ static int schema_configure(sqlite3 *db)
 	    "PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864;"
 	    "PRAGMA cache_size = -4096; PRAGMA secure_delete = OFF; PRAGMA temp_store = MEMORY";
 
-	return sqlite3_exec(db, pragmas, NULL, NULL, NULL) == SQLITE_OK ? 0 : statements_errno(db);
+	return sqlite3_exec(db, pragmas, NULL, NULL, NULL) == SQLITE_OK ? 0 : statement_errno(db);
 }
 
 /* What can be refused only by one who takes part: the version and the contents with the log. */
-static int schema_enter(sqlite3 *db, const char *path, bool exists, bool checked, char **ret_error)
+static int schema_enter(const struct schema *schema, sqlite3 *db, const char *path, bool exists, bool checked,
+                        char **ret_error)
 {
 	int64_t version = 0;
 	int r = 0;
 
 	if (exists) {
-		r = schema_identify(db, path, &version, ret_error);
+		r = schema_identify(schema, db, path, &version, ret_error);
 		if (r == 0 && !checked)
-			r = schema_check(db, path, ret_error);
+			r = schema_check(schema, db, path, ret_error);
 		if (r < 0)
 			return r;
 	}
-	if (version < SCHEMA_VERSION)
-		r = schema_migrate(db);
+	if (version < schema->version)
+		r = schema_migrate(schema, db);
 	if (r == 0)
 		r = schema_configure(db);
 	if (r == 0)
-		r = schema_integer(db, "SELECT sequence FROM store", &version);
+		r = schema_integer(db, schema->probe, &version);
 	if (r < 0)
-		return schema_fail_db(ret_error, path, db);
+		return schema_fail_db(schema, path, db, ret_error);
 	return 0;
 }
 
-int schema_open(const char *path, int busy_timeout_ms, sqlite3 **ret_db, char **ret_error)
+int schema_open(const struct schema *schema, const char *path, int busy_timeout_ms, sqlite3 **ret_db, char **ret_error)
 {
 	bool exists, checked = false;
 	sqlite3 *db = NULL;
@@ -319,19 +291,19 @@ int schema_open(const char *path, int busy_timeout_ms, sqlite3 **ret_db, char **
 		return r;
 	exists = r == 1;
 	if (exists) {
-		r = schema_probe(path, &checked, ret_error);
+		r = schema_probe(schema, path, &checked, ret_error);
 		if (r < 0)
 			return r;
 	}
 	if (sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK) {
-		r = schema_fail_db(ret_error, path, db);
+		r = schema_fail_db(schema, path, db, ret_error);
 		goto out;
 	}
 	sqlite3_extended_result_codes(db, 1);
 	/* Without this, closing after a refusal would move the log into the file. */
 	sqlite3_db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
 	sqlite3_busy_timeout(db, busy_timeout_ms);
-	r = schema_enter(db, path, exists, checked, ret_error);
+	r = schema_enter(schema, db, path, exists, checked, ret_error);
 	if (r < 0)
 		goto out;
 	sqlite3_db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL);
