@@ -116,6 +116,13 @@ static const struct row rows[] = {
     NUMBER(TIME, "lease-timeout", MOUNT, lease_timeout_ms, 10 * SECOND, SECOND, HOUR,
            "SQLite: a mount silent for so long loses its messages, 1s..1h"),
     NUMBER(INTEGER, "workers", MOUNT, workers, 4, 1, 64, "threads that serve the kernel, 1..64"),
+    YES_NO("outbox", MOUNT, outbox, true, "keep what the broker can't take now, and send it later: yes or no"),
+    NUMBER(SIZE, "outbox-max", MOUNT, outbox_max_bytes, 256 * MIB, 64 << 10, 1024 * 1024 * MIB,
+           "what the outbox and kept drafts may take on the disk, 64K..1048576M"),
+    NUMBER(TIME, "settled-ttl", MOUNT, settled_ttl_ms, DAY, MINUTE, MONTH,
+           "how long an outcome is remembered that the broker could not be told, 1min..720h"),
+    NUMBER(TIME, "drain-timeout", MOUNT, drain_timeout_ms, 30 * SECOND, 0, HOUR,
+           "how long the end of a mount waits for what is under way, 0..1h"),
 };
 
 #define ROWS (sizeof(rows) / sizeof(rows[0]))

@@ -47,6 +47,10 @@ static const struct {
     {"heartbeat", "10s"},
     {"lease-timeout", "10s"},
     {"workers", "4"},
+    {"outbox", "yes"},
+    {"outbox-max", "256M"},
+    {"settled-ttl", "24h"},
+    {"drain-timeout", "30s"},
 };
 
 #define DEFAULTS (sizeof(defaults) / sizeof(defaults[0]))

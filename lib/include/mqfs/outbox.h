@@ -24,7 +24,8 @@
  *              '--- change --- KEPT, FILE
  *
  * Requests are asynchronous as the backend's are (backend.h): done runs exactly once, later, on the state's thread,
- * with no lock held, and 0 says that it is on the disk. All functions are thread-safe and none blocks.
+ * with no lock held, and 0 says that it is on the disk. Requests are done in the order in which they were made. All
+ * functions are thread-safe and none blocks; they may be called with a lock held that done takes.
  */
 struct mqfs_outbox;
 
@@ -44,15 +45,18 @@ struct mqfs_entry {
 	mode_t mode;
 	int64_t body_bytes;
 	int64_t modified_us; /* real time */
-	int64_t due_us;      /* real time: not to be delivered before (P3's delay); 0: at once */
-	bool spoiled;        /* half-written: can't be published */
-	bool in_flight;      /* WAITING, and being sent just now */
-	int error;           /* KEPT: errno, positive */
-	const char *reason;  /* KEPT: for people; may be NULL */
+	/* P3's delay. 0: none; positive, of what is WAITING: real time, not to be delivered before; negative, of what
+	 * is not: so many us after it is sent. */
+	int64_t due_us;
+	bool spoiled;       /* half-written: can't be published */
+	bool in_flight;     /* WAITING, and being sent just now */
+	int error;          /* KEPT: errno, positive */
+	const char *reason; /* KEPT: for people; may be NULL */
 };
 
 /* Told of everything that changes, by whichever mount of this host; on the state's thread, no lock held. The strings
- * are valid during the call only. After open the entries of earlier mounts come as changed, before any other. */
+ * are valid during the call only. After open the entries of earlier mounts come as changed, before any other. What this
+ * mount itself asked for (put, change, remove) is told to its done first, and to the watcher after that or never. */
 struct mqfs_outbox_watcher {
 	void (*changed)(void *arg, const struct mqfs_entry *entry); /* a new one, or something of it is new */
 	void (*removed)(void *arg, int64_t id, bool sent);          /* sent: the broker has confirmed it */

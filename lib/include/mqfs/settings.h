@@ -53,6 +53,10 @@ struct mqfs_settings {
 	int64_t heartbeat_ms;       /* 10 s, whole seconds */
 	int64_t lease_timeout_ms;   /* 10 s: SQLite, how long a silent mount keeps its messages */
 	int64_t workers;            /* 4: threads that read /dev/fuse */
+	bool outbox;                /* yes: what the broker can't take now waits in the state file (P6) */
+	int64_t outbox_max_bytes;   /* 256 MiB: of all that the state file keeps of drafts */
+	int64_t settled_ttl_ms;     /* 24 h: how long outcomes are remembered that the broker was not told (C9) */
+	int64_t drain_timeout_ms;   /* 30 s: what an end waits for at most */
 };
 
 enum mqfs_setting_scope {
