@@ -261,7 +261,9 @@ static void good_values_change_one_setting(void **state)
 		    mqfs_settings_set(&settings, defaults[i].name, "move", NULL) < 0 &&
 		    mqfs_settings_set(&settings, defaults[i].name, "quorum", NULL) < 0 &&
 		    mqfs_settings_set(&settings, defaults[i].name, "drop-head", NULL) < 0 &&
-		    mqfs_settings_set(&settings, defaults[i].name, "3min", NULL) < 0)
+		    mqfs_settings_set(&settings, defaults[i].name, "3min", NULL) < 0 &&
+		    mqfs_settings_set(&settings, defaults[i].name, "no", NULL) < 0 &&
+		    mqfs_settings_set(&settings, defaults[i].name, "64K", NULL) < 0)
 			fail_msg("no other value for %s", defaults[i].name);
 		for (size_t j = 0; j < DEFAULTS; j++) {
 			assert_true(mqfs_settings_get(&settings, defaults[j].name, text, sizeof(text)) > 0);
