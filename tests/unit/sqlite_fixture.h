@@ -27,7 +27,7 @@
 #define ENOUGH_MS 20000
 
 static char directory[64];
-static char path[128]; /* of the store */
+static char path[512]; /* of the store */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 
