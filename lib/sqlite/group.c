@@ -92,7 +92,6 @@ static int group_try(struct store *store, struct request *list, bool feed)
 		request_reset(request);
 		r = handlers[request->kind](store, request);
 	}
-	store->more = false;
 	if (r >= 0 && write && feed && lease_holds(store)) {
 		r = intake_feed(store);
 		store->more = r > 0;
@@ -205,6 +204,7 @@ void group_commit(struct store *store, int64_t now_ms)
 	bool write = feed;
 	int r;
 
+	store->more = false; /* nothing to take after all, unless group_try says so */
 	if (!batch && !feed)
 		return;
 	for (struct request *request = batch; request; request = request->next)

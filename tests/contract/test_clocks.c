@@ -142,12 +142,38 @@ static void consumer_timeout_ends_claims(void **state)
 	}
 }
 
+static int64_t cpu_ms(void)
+{
+	struct timespec used;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+	return used.tv_sec * 1000 + used.tv_nsec / 1000000;
+}
+
+/* Fewer than the window takes, held, and then nothing more to do. */
+static void waiting_costs_nothing(void **state)
+{
+	const char *queue = make_queue();
+	struct reader *reader = reader_new(backend, queue);
+	int64_t before_ms;
+
+	(void)state;
+	publish(queue, "one");
+	publish(queue, "two");
+	claim(reader);
+	sleep_ms(200);
+	before_ms = cpu_ms();
+	sleep_ms(1000);
+	assert_true(cpu_ms() - before_ms < 150);
+}
+
 int test_clocks(void)
 {
 	const struct CMUnitTest tests[] = {
 	    contract_test(what_nobody_looks_at_goes_back), contract_test(a_claim_keeps_consuming),
 	    contract_test(an_untaken_message_goes_back),   contract_test(a_claim_expires),
 	    contract_test(a_touch_extends_a_claim),        contract_test(consumer_timeout_ends_claims),
+	    contract_test(waiting_costs_nothing),
 	};
 
 	return cmocka_run_group_tests_name("clocks", tests, NULL, NULL);
