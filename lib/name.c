@@ -68,8 +68,6 @@ static int hex_digit(char c)
 		return c - '0';
 	if (c >= 'A' && c <= 'F')
 		return c - 'A' + 10;
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
 	return -1;
 }
 
@@ -82,13 +80,25 @@ static int unescape(const char *digits)
 	return low < 0 || (high == 0 && low == 0) ? -EINVAL : high << 4 | low;
 }
 
+/* A queue has one file name: else `ls` would not show what was made, and two directories would be one. */
+static bool is_file_of(const char *queue, const char *file)
+{
+	mqfs_name_t encoded;
+
+	mqfs_name_encode(queue, encoded);
+	return strcmp(encoded, file) == 0;
+}
+
 int mqfs_name_decode(const char *file, mqfs_name_t ret_queue)
 {
+	const char *const whole = file;
 	mqfs_name_t queue;
 	size_t length = 0;
 
 	if (file[0] == '.' || file[0] == '\0')
 		return -EINVAL;
+	if (strlen(file) > MQFS_NAME_MAX)
+		return -ENAMETOOLONG;
 	for (; *file; file++) {
 		int byte = (unsigned char)*file;
 
@@ -98,11 +108,11 @@ int mqfs_name_decode(const char *file, mqfs_name_t ret_queue)
 				return byte;
 			file += 2;
 		}
-		if (length == MQFS_NAME_MAX)
-			return -ENAMETOOLONG;
 		queue[length++] = (char)byte;
 	}
 	queue[length] = '\0';
+	if (!is_file_of(queue, whole))
+		return -EINVAL;
 	memcpy(ret_queue, queue, length + 1);
 	return 0;
 }

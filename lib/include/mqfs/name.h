@@ -27,8 +27,9 @@ typedef char mqfs_name_t[MQFS_NAME_MAX + 1];
 void mqfs_name_encode(const char *queue, mqfs_name_t ret_file);
 
 /*
- * The queue name of a file name. Returns 0; -EINVAL for a raw leading dot, a % that is not followed
- * by two hex digits, or %00; -ENAMETOOLONG when it can't fit.
+ * The queue name of a file name. Returns 0; -EINVAL for what mqfs_name_encode would not have written: a
+ * raw leading dot or control character, a % that is not followed by two hex digits, %00, small digits, or %XX for a
+ * character that needs none; -ENAMETOOLONG when it can't fit.
  */
 int mqfs_name_decode(const char *file, mqfs_name_t ret_queue);
 
