@@ -152,9 +152,13 @@ static bool is_brokers(const char *name)
 
 static void drop_brokers(struct mqfs_table *headers)
 {
-	for (size_t i = headers->count; i-- > 0;)
+	/* A stranger's table may have a name twice; all that have it go at once. */
+	for (size_t i = 0; i < headers->count;) {
 		if (is_brokers(headers->fields[i].name))
 			mqfs_headers_remove(headers, headers->fields[i].name);
+		else
+			i++;
+	}
 }
 
 static void drop(struct mqfs_message *message, const char *const *names)

@@ -338,6 +338,22 @@ static void drops_twins_too(void **state)
 	mqfs_message_free(copy);
 }
 
+static void drops_triplets_and_nothing_else(void **state)
+{
+	struct mqfs_message *message = unit_message("body"), *copy;
+
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		unit_add(&message->headers, "x-death", unit_text("same"));
+		unit_add(&message->headers, "x-last-death-queue", unit_text("same"));
+	}
+	copy = mqfs_copy_for_release(message);
+	assert_int_equal(copy->headers.count, 1);
+	assert_string_equal(copy->headers.fields[0].name, "mqfs-copy");
+	mqfs_message_free(message);
+	mqfs_message_free(copy);
+}
+
 static void history_of_several_failures(void **state)
 {
 	struct mqfs_message *message = unit_message(""), *first, *second;
@@ -573,6 +589,7 @@ int main(void)
 	    cmocka_unit_test(copy_afresh_drops_what_brokers_refuse),
 	    cmocka_unit_test(expirations_at_the_bounds_come_back),
 	    cmocka_unit_test(drops_twins_too),
+	    cmocka_unit_test(drops_triplets_and_nothing_else),
 	    cmocka_unit_test(history_of_several_failures),
 	    cmocka_unit_test(burial_without_an_attempt_keeps_the_reason),
 	    cmocka_unit_test(errors_are_bounded_text),
