@@ -69,17 +69,20 @@ static void remember(struct family *family)
 
 struct family *family_of(pid_t tid)
 {
-	pid_t pid = proc_tgid(tid);
-	struct proc_stat stat;
-	if (pid == 0 || proc_stat(pid, &stat) < 0)
+	struct proc_identity taker;
+	if (proc_identify(tid, &taker) < 0)
 		return NULL;
 
-	struct family *family = recall(pid, stat.start);
+	struct family *family = recall(taker.pid, taker.start);
 	/* The same process may run another program by now: only its name is different. */
-	if (family && strcmp(family->name, stat.name) == 0)
+	if (family && strcmp(family->name, taker.name) == 0)
 		return family;
 	family_unref(family);
 
+	pid_t pid = taker.pid;
+	struct proc_stat stat;
+	if (proc_stat(pid, &stat) < 0)
+		return NULL;
 	family = calloc(1, sizeof(*family));
 	if (!family)
 		return NULL;
@@ -123,14 +126,14 @@ bool family_includes(const struct family *family, pid_t tid)
 {
 	if (!family)
 		return false;
-	/* The taker itself is the usual caller, and is known to lead its threads. */
-	pid_t pid = tid == family->members[0].pid ? tid : proc_tgid(tid);
-	struct proc_stat stat;
-	if (pid == 0 || proc_stat(pid, &stat) < 0)
+	struct proc_identity caller;
+	if (proc_identify(tid, &caller) < 0)
 		return false;
-	if (is_member(family, pid, stat.start))
+	if (is_member(family, caller.pid, caller.start))
 		return true;
 
+	struct proc_stat stat;
+	pid_t pid = caller.pid;
 	pid_t head = nearest_alive(family);
 	if (head == 0)
 		return false;

@@ -13,6 +13,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "proc_kept.h"
+
 /* include/linux/sched.h; part of what /proc/PID/stat promises (proc(5), field 9). */
 #define PF_EXITING 0x4UL
 #define PF_SIGNALED 0x400UL
@@ -74,7 +76,7 @@ static bool read_status(pid_t tid, char *text, size_t bytes)
 	return tid > 0 && read_file(path, text, bytes) > 0;
 }
 
-pid_t proc_tgid(pid_t tid)
+pid_t proc_ask_tgid(pid_t tid)
 {
 	/* pidfd_open(2) takes thread group leaders only, and costs a tenth of reading status. */
 	int fd = tid > 0 ? (int)syscall(SYS_pidfd_open, tid, 0) : -1;
@@ -89,9 +91,39 @@ pid_t proc_tgid(pid_t tid)
 	return (pid_t)tgid;
 }
 
+pid_t proc_tgid(pid_t tid)
+{
+	struct proc_kept *kept = proc_kept_get(tid, NULL);
+	pid_t tgid = kept ? kept->tgid : proc_ask_tgid(tid);
+	proc_kept_put(kept);
+	return tgid;
+}
+
+int proc_identify(pid_t tid, struct proc_identity *ret_identity)
+{
+	struct proc_stat stat;
+	struct proc_kept *kept = proc_kept_get(tid, NULL);
+	if (kept) {
+		*ret_identity = (struct proc_identity){.pid = kept->tgid, .start = kept->start};
+		memcpy(ret_identity->name, kept->name, sizeof(ret_identity->name));
+		proc_kept_put(kept);
+		return 0;
+	}
+	pid_t pid = proc_ask_tgid(tid);
+	if (pid == 0 || proc_stat(pid, &stat) < 0)
+		return -ESRCH;
+	*ret_identity = (struct proc_identity){.pid = pid, .start = stat.start};
+	memcpy(ret_identity->name, stat.name, sizeof(ret_identity->name));
+	return 0;
+}
+
 bool proc_killed(pid_t tid, int *ret_signal)
 {
 	struct proc_stat stat;
+	bool has_files = false;
+	proc_kept_put(proc_kept_get(tid, &has_files));
+	if (has_files)
+		return false;
 	if (proc_stat(tid, &stat) < 0)
 		return false;
 	unsigned long killed = PF_EXITING | PF_SIGNALED;
@@ -141,16 +173,11 @@ static bool fd_is(int fds, const char *fd, const char *dir, uint64_t ino)
 }
 
 /* Not readdir(3), whose buffer costs an mmap or a malloc each time: this runs for every close() of a draft. */
-int proc_holds(pid_t pid, uint64_t ino)
+static int fds_hold(int fds, const char *path, uint64_t ino)
 {
 	_Alignas(struct dirent64) char entries[2048];
-	char path[32];
 	ssize_t bytes;
 	int holds = 0;
-	snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
-	int fds = pid > 0 ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-	if (fds < 0)
-		return pid > 0 ? -errno : -ESRCH;
 	while (!holds && (bytes = getdents64(fds, entries, sizeof(entries))) > 0) {
 		for (ssize_t at = 0; !holds && at < bytes;) {
 			const struct dirent64 *entry = (const struct dirent64 *)(entries + at);
@@ -158,8 +185,38 @@ int proc_holds(pid_t pid, uint64_t ino)
 			at += entry->d_reclen;
 		}
 	}
+	return holds;
+}
+
+int proc_holds(pid_t pid, uint64_t ino)
+{
+	char path[32];
+	int holds;
+	snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+	struct proc_kept *kept = proc_kept_get(pid, NULL);
+	if (kept) {
+		holds = fds_hold(proc_kept_rewind_fds(kept), path, ino);
+		proc_kept_end_fds(kept);
+		proc_kept_put(kept);
+		return holds;
+	}
+	int fds = pid > 0 ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	if (fds < 0)
+		return pid > 0 ? -errno : -ESRCH;
+	holds = fds_hold(fds, path, ino);
 	close(fds);
 	return holds;
+}
+
+/* Whether the one thread of a process has no child at all, the usual case. */
+static bool is_childless(pid_t pid)
+{
+	char byte;
+	struct proc_kept *kept = proc_kept_get(pid, NULL);
+	bool childless =
+	    kept && kept->children >= 0 && proc_kept_single(kept) && pread(kept->children, &byte, 1, 0) == 0;
+	proc_kept_put(kept);
+	return childless;
 }
 
 static int each_in_file(const char *path, int (*each)(pid_t child, void *arg), void *arg)
@@ -186,7 +243,7 @@ int proc_children(pid_t pid, int (*each)(pid_t child, void *arg), void *arg)
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	char path[64];
 	pthread_once(&once, look_for_children);
-	if (!children_are_listed)
+	if (!children_are_listed || is_childless(pid))
 		return 0;
 	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
 	DIR *dir = opendir(path);
