@@ -231,13 +231,16 @@ static bool rest(struct connection *connection, int64_t until_ms)
 	int fd = connection->state ? amqp_get_sockfd(connection->state) : -1;
 	struct pollfd files[2] = {{.fd = connection->wake_fd, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
 	bool idle = !connection->role->ready || !connection->state || connection->role->ready(connection->arg);
+	bool gathering = connection->state && connection->gathering;
 	uint64_t count;
 	int r;
 
+	if (gathering)
+		files[0].fd = -1;
 	pthread_mutex_lock(&connection->lock);
 	if (connection->stopping || (connection->state && idle && connection->jobs))
 		until_ms = 0;
-	connection->sleeping = until_ms > 0;
+	connection->sleeping = until_ms > 0 && !gathering;
 	pthread_mutex_unlock(&connection->lock);
 	r = poll(files, 2, poll_timeout(until_ms));
 	pthread_mutex_lock(&connection->lock);

@@ -90,7 +90,8 @@ struct connection {
 	/* The owner thread's own. */
 	amqp_connection_state_t state; /* NULL: not connected */
 	struct frames frames;
-	bool failed; /* to be given up as soon as the present call is through */
+	bool failed;    /* to be given up as soon as the present call is through */
+	bool gathering; /* set by work: until it is due, jobs may wait in their line, and do not wake the owner */
 	char failure[256];
 	struct refusal refusal;
 	size_t host;       /* the next to try, or the present one */

@@ -18,6 +18,8 @@
  * it is about.
  */
 
+/* How long an acknowledgement may wait for others. */
+#define GATHER_MS 2
 #define PREFETCH_MAX 65535
 
 /* ---- what the broker says ---- */
@@ -120,6 +122,8 @@ static void consuming_lost(void *arg, int result, const char *reason)
 	struct subscription *subscription, *tmp;
 
 	(void)reason;
+	if (result == -ESHUTDOWN)
+		settling_flush(&consuming->settling, MQFS_NEVER);
 	consuming->connected = false;
 	HASH_ITER(by_queue, consuming->subscriptions, subscription, tmp)
 	{
@@ -165,9 +169,9 @@ static void subscription_work(struct subscription *subscription, int64_t now_ms)
 		subscription_failed(subscription, r);
 }
 
-static int64_t consuming_work(void *arg, int64_t now_ms)
+/* What the subscriptions want done; returns when next. */
+static int64_t subscriptions_work(struct consuming *consuming, int64_t now_ms)
 {
-	struct consuming *consuming = arg;
 	struct subscription *subscription, *tmp;
 
 	if (!consuming->dirty && now_ms < consuming->due_ms)
@@ -186,6 +190,17 @@ static int64_t consuming_work(void *arg, int64_t now_ms)
 			consuming->due_ms = subscription->start_ms;
 	}
 	return consuming->dirty ? now_ms : consuming->due_ms;
+}
+
+static int64_t consuming_work(void *arg, int64_t now_ms)
+{
+	struct consuming *consuming = arg;
+	int64_t flush_ms = settling_flush(&consuming->settling, now_ms);
+	int64_t due_ms = subscriptions_work(consuming, now_ms);
+
+	/* While acknowledgements are gathered, those to come need not wake us. */
+	consuming->connection->gathering = flush_ms != MQFS_NEVER;
+	return flush_ms < due_ms ? flush_ms : due_ms;
 }
 
 static const struct frame_events consuming_events = {
@@ -213,8 +228,12 @@ struct consuming *consuming_new(struct connection *connection, struct publisher 
 	consuming->connection = connection;
 	consuming->topology = topology;
 	consuming->generations = generations;
-	consuming->settling = (struct settling){
-	    .connection = connection, .publisher = publisher, .topology = topology, .released = on_released};
+	consuming->settling = (struct settling){.connection = connection,
+	                                        .publisher = publisher,
+	                                        .topology = topology,
+	                                        .released = on_released,
+	                                        .gather_ms = GATHER_MS,
+	                                        .flush_ms = MQFS_NEVER};
 	return consuming;
 }
 

@@ -382,8 +382,11 @@ struct looking *looking_new(struct connection *connection, struct publisher *pub
 	looking->connection = connection;
 	looking->topology = topology;
 	looking->generations = generations;
-	looking->settling = (struct settling){
-	    .connection = connection, .publisher = publisher, .topology = topology, .released = on_released};
+	looking->settling = (struct settling){.connection = connection,
+	                                      .publisher = publisher,
+	                                      .topology = topology,
+	                                      .released = on_released,
+	                                      .flush_ms = MQFS_NEVER};
 	return looking;
 }
 

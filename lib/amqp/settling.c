@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utlist.h>
 
 #include <mqfs/clock.h>
 #include <mqfs/failpoint.h>
@@ -29,6 +30,8 @@
  * this long. */
 #define SEND_GRACE_MS 100
 #define ACK_GRACE_MS 2000
+/* So large a part of what is held is acknowledged without waiting for more: the broker may have nothing to send. */
+#define GATHER_PART 4
 
 struct settlement {
 	struct job job;
@@ -48,7 +51,10 @@ struct settlement {
 	struct mqfs_delivery *delivery; /* a reference */
 	mqfs_done_fn *done;
 	void *arg;
+	struct settlement *prev, *next; /* holder->acked */
 };
+
+static void settlement_end(struct settlement *settlement, int result, const char *reason);
 
 /* ---- holders ---- */
 
@@ -62,12 +68,19 @@ void holder_open(struct settling *settling, struct holder *holder, amqp_channel_
 
 void holder_close(struct settling *settling, struct holder *holder)
 {
+	struct settlement *settlement, *next;
 	struct held *held, *tmp;
 
 	if (!holder->channel)
 		return;
 	HASH_DEL(settling->holders, holder);
 	holder->channel = 0;
+	DL_FOREACH_SAFE(holder->acked, settlement, next)
+	{
+		DL_DELETE(holder->acked, settlement);
+		settlement_end(settlement, -ESTALE, NULL);
+	}
+	holder->acks = 0;
 	HASH_ITER(hh, holder->held, held, tmp)
 	{
 		HASH_DEL(holder->held, held);
@@ -179,6 +192,94 @@ static struct held *find_held(const struct settlement *settlement, struct holder
 	return held;
 }
 
+/* The broker was told, or could not be. */
+static void acked(struct holder *holder, struct held *held, bool sent)
+{
+	struct settlement *settlement = held->acked;
+
+	DL_DELETE(holder->acked, settlement);
+	holder->acks--;
+	held->acked = NULL;
+	if (sent)
+		release(settlement->settling, holder, held);
+	settlement_end(settlement, sent ? 0 : -ESTALE, NULL);
+}
+
+static bool send_ack(struct settling *settling, const struct holder *holder, uint64_t tag, bool multiple)
+{
+	struct connection *connection = settling->connection;
+
+	arm_send(connection, mqfs_clock_monotonic_ms() + ACK_GRACE_MS);
+	FAILPOINT(amqp_settle_sending);
+	if (connection_sent(connection, amqp_basic_ack(connection->state, holder->channel, tag, multiple)) < 0)
+		return false;
+	FAILPOINT(amqp_settle_sent);
+	return true;
+}
+
+/* The newest of the oldest that are all to be acknowledged: one frame says so of all of them. */
+static struct held *end_of_prefix(const struct holder *holder)
+{
+	struct held *end = NULL;
+
+	for (struct held *held = holder->held; held && held->acked; held = held->hh.next)
+		end = held;
+	return end;
+}
+
+static struct held *held_of(const struct holder *holder, const struct settlement *settlement)
+{
+	struct held *held;
+
+	HASH_FIND(hh, holder->held, &settlement->tag, sizeof(settlement->tag), held);
+	assert(held && held->acked == settlement);
+	return held;
+}
+
+static void holder_flush(struct settling *settling, struct holder *holder)
+{
+	struct held *end = end_of_prefix(holder), *held;
+
+	if (end && end != holder->held) {
+		uint64_t tag = end->tag;
+		bool sent = send_ack(settling, holder, tag, true);
+
+		while ((held = holder->held) && held->tag <= tag && sent)
+			acked(holder, held, true);
+	}
+	while (holder->acked && !settling->connection->failed) {
+		held = held_of(holder, holder->acked);
+		acked(holder, held, send_ack(settling, holder, held->tag, false));
+	}
+}
+
+int64_t settling_flush(struct settling *settling, int64_t now_ms)
+{
+	struct holder *holder, *tmp;
+
+	if (settling->flush_ms > now_ms)
+		return settling->flush_ms;
+	settling->flush_ms = MQFS_NEVER;
+	HASH_ITER(hh, settling->holders, holder, tmp)
+	{
+		holder_flush(settling, holder);
+	}
+	return settling->flush_ms;
+}
+
+static void gather_ack(struct settlement *settlement, struct holder *holder, struct held *held)
+{
+	struct settling *settling = settlement->settling;
+	int64_t soon_ms = mqfs_clock_monotonic_ms() + settling->gather_ms;
+
+	held->acked = settlement;
+	DL_APPEND(holder->acked, settlement);
+	if (++holder->acks * GATHER_PART >= HASH_COUNT(holder->held) || settling->gather_ms == 0)
+		holder_flush(settling, holder);
+	else if (soon_ms < settling->flush_ms)
+		settling->flush_ms = soon_ms;
+}
+
 /* The last step: ack or nack. */
 static void settle_original(struct settlement *settlement, bool positive)
 {
@@ -186,23 +287,21 @@ static void settle_original(struct settlement *settlement, bool positive)
 	struct connection *connection = settling->connection;
 	struct holder *holder;
 	struct held *held = find_held(settlement, &holder);
-	int status;
 
-	if (!held) {
+	if (!held || held->acked) {
 		settlement_end(settlement, -ESTALE, NULL);
+		return;
+	}
+	if (positive) {
+		gather_ack(settlement, holder, held);
 		return;
 	}
 	arm_send(connection, settlement->job.deadline_ms);
-	FAILPOINT(amqp_settle_sending);
-	if (positive)
-		status = amqp_basic_ack(connection->state, settlement->channel, settlement->tag, 0);
-	else
-		status = amqp_basic_nack(connection->state, settlement->channel, settlement->tag, 0, 1);
-	if (connection_sent(connection, status) < 0) {
+	if (connection_sent(connection,
+	                    amqp_basic_nack(connection->state, settlement->channel, settlement->tag, 0, 1)) < 0) {
 		settlement_end(settlement, -ESTALE, NULL);
 		return;
 	}
-	FAILPOINT(amqp_settle_sent);
 	release(settling, holder, held);
 	settlement_end(settlement, 0, NULL);
 }

@@ -21,7 +21,8 @@ struct topology;
 
 struct held {
 	uint64_t tag;
-	void *owner; /* whatever the holder wants to be told when it is no longer held */
+	void *owner;              /* whatever the holder wants to be told when it is no longer held */
+	struct settlement *acked; /* its acknowledgement is gathered, and not sent yet */
 	UT_hash_handle hh;
 };
 
@@ -29,8 +30,10 @@ struct held {
 struct holder {
 	amqp_channel_t channel; /* 0: not open */
 	uint64_t generation;
-	struct held *held; /* uthash by tag */
-	UT_hash_handle hh; /* by channel */
+	struct held *held;        /* uthash by tag, iterated in order of it */
+	struct settlement *acked; /* utlist: gathered acknowledgements */
+	unsigned acks;            /* how many */
+	UT_hash_handle hh;        /* by channel */
 };
 
 struct settling {
@@ -38,6 +41,12 @@ struct settling {
 	struct publisher *publisher;
 	struct topology *topology;
 	struct holder *holders; /* uthash by channel; the owner thread's */
+	/*
+	 * Acknowledgements wait gather_ms for others, unless they are a good part of what is held: the broker then
+	 * reads one frame instead of many. 0: none waits. flush_ms is the owner thread's; MQFS_NEVER: none is waiting.
+	 */
+	int64_t gather_ms;
+	int64_t flush_ms;
 	/* One was settled: no longer held. On the owner thread. */
 	void (*released)(struct holder *holder, void *owner);
 };
@@ -52,6 +61,8 @@ int holder_hold(struct holder *holder, uint64_t tag, void *owner); /* 0, -ENOMEM
 /* The message as a delivery of that holder's; what it needs of content passes on. NULL when out of memory. */
 struct mqfs_delivery *holder_delivery(const struct holder *holder, struct frame_content *content, const char *queue,
                                       enum mqfs_place place);
+/* Sends what was gathered: all, or only when it is time. When it will be is returned. */
+int64_t settling_flush(struct settling *settling, int64_t now_ms);
 /* Puts back at once what is not handed up. */
 void holder_decline(struct settling *settling, amqp_channel_t channel, uint64_t tag);
 
