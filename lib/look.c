@@ -167,9 +167,10 @@ static bool await_browse(struct mqfs_look *look, mqfs_done_fn *done, void *arg, 
 		free(waiter);
 		return false;
 	}
-	*waiter = (struct look_waiter){.done = done, .arg = arg, .deadline_ms = now_ms + LOOK_ANSWER_MS};
+	*waiter = (struct look_waiter){
+	    .done = done, .arg = arg, .patience_ms = now_ms + LOOK_PATIENCE_MS, .deadline_ms = now_ms + LOOK_ANSWER_MS};
 	DL_APPEND2(look->waiters, waiter, previous, next);
-	look_due(look, waiter->deadline_ms);
+	look_due(look, waiter->patience_ms);
 	return true;
 }
 
@@ -244,6 +245,22 @@ static int64_t earlier(int64_t a, int64_t b)
 	return a < b ? a : b;
 }
 
+static bool is_silent(const struct mqfs_look *look)
+{
+	struct mqfs_backend_status status;
+
+	mqfs_backend_status(look->backend, &status);
+	return status.silent_ms >= LOOK_SILENT_MS;
+}
+
+/* When to answer the waiter, or to ask again whether it is time: a broker that is only slow is waited for longer. */
+static int64_t answer_ms(const struct mqfs_look *look, const struct look_waiter *waiter, int64_t now_ms)
+{
+	if (waiter->patience_ms > now_ms)
+		return waiter->patience_ms;
+	return is_silent(look) ? now_ms : earlier(waiter->deadline_ms, now_ms + LOOK_ASK_MS);
+}
+
 static int64_t end_waits(struct mqfs_look *look, int64_t now_ms)
 {
 	struct look_waiter *waiter, *next_waiter;
@@ -252,8 +269,10 @@ static int64_t end_waits(struct mqfs_look *look, int64_t now_ms)
 
 	DL_FOREACH_SAFE2(look->waiters, waiter, next_waiter, next)
 	{
-		if (waiter->deadline_ms > now_ms)
-			due_ms = earlier(due_ms, waiter->deadline_ms);
+		int64_t waiter_ms = answer_ms(look, waiter, now_ms);
+
+		if (waiter_ms > now_ms)
+			due_ms = earlier(due_ms, waiter_ms);
 		else
 			look_answer(look, waiter, -ETIMEDOUT);
 	}

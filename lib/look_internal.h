@@ -36,6 +36,9 @@
 
 #define LOOK_SNAPSHOT_MS 200    /* how old a listing may be */
 #define LOOK_ANSWER_MS 1000     /* the longest wait of a refresh */
+#define LOOK_PATIENCE_MS 150    /* the longest wait beside a broker that says nothing at all, */
+#define LOOK_SILENT_MS 100      /* for so long */
+#define LOOK_ASK_MS 20          /* between two questions whether it does */
 #define LOOK_UNUSED_MS 5000     /* R5 */
 #define LOOK_HOLD_MS 15000      /* R5 */
 #define LOOK_HOLD_AGAIN_MS 1000 /* when a rest is interrupted by a settlement */
@@ -52,6 +55,7 @@ struct look_item {
 struct look_waiter {
 	mqfs_done_fn *done;
 	void *arg;
+	int64_t patience_ms;
 	int64_t deadline_ms;
 	int result;
 	struct look_waiter *previous, *next;

@@ -15,6 +15,15 @@
  * The operations of mqfs/backend.h: each hands its request to the module it is for.
  */
 
+/* Of those that looking waits for. */
+static int64_t silent_ms(const struct rabbit *rabbit)
+{
+	int64_t admin_ms = connection_silent_ms(&rabbit->connections[ADMIN]);
+	int64_t look_ms = connection_silent_ms(&rabbit->connections[LOOK]);
+
+	return admin_ms > look_ms ? admin_ms : look_ms;
+}
+
 static void rabbit_status(struct mqfs_backend *backend, struct mqfs_backend_status *ret_status)
 {
 	struct rabbit *rabbit = to_rabbit(backend);
@@ -24,6 +33,7 @@ static void rabbit_status(struct mqfs_backend *backend, struct mqfs_backend_stat
 	rabbit_gather(rabbit, &status);
 	*ret_status = (struct mqfs_backend_status){.connected = status.connected, .since_us = rabbit->since_us};
 	pthread_mutex_unlock(&rabbit->lock);
+	ret_status->silent_ms = silent_ms(rabbit);
 	snprintf(ret_status->peer, sizeof(ret_status->peer), "%s", status.peer);
 	snprintf(ret_status->product, sizeof(ret_status->product), "%s", status.product);
 	snprintf(ret_status->reason, sizeof(ret_status->reason), "%s", status.reason);

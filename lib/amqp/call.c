@@ -25,14 +25,28 @@ void connection_arm(struct connection *connection, int64_t deadline_ms)
 	watchdog_notify(connection->watchdog, deadline_ms);
 }
 
+void connection_expect(struct connection *connection, bool answer)
+{
+	atomic_store(&connection->asked_ms, answer ? mqfs_clock_monotonic_ms() : 0);
+}
+
+int64_t connection_silent_ms(const struct connection *connection)
+{
+	int64_t asked_ms = atomic_load(&connection->asked_ms);
+
+	return asked_ms ? mqfs_clock_monotonic_ms() - asked_ms : 0;
+}
+
 void connection_arm_call(struct connection *connection)
 {
+	connection_expect(connection, true);
 	connection_arm(connection, mqfs_clock_monotonic_ms() + CALL_MS + CALL_GRACE_MS);
 }
 
 int connection_sent(struct connection *connection, int status)
 {
 	atomic_store(&connection->armed_ms, MQFS_NEVER);
+	connection_expect(connection, false);
 	if (status >= 0)
 		return 0;
 	if (status == AMQP_STATUS_HEARTBEAT_TIMEOUT)

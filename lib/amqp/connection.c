@@ -43,6 +43,7 @@ int connection_init(struct connection *connection, const struct connection_role 
 	    .watch_fd = -1,
 	};
 	atomic_init(&connection->armed_ms, MQFS_NEVER);
+	atomic_init(&connection->asked_ms, 0);
 	frames_init(&connection->frames, role->events, arg);
 	connection->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (connection->wake_fd < 0)
@@ -71,8 +72,10 @@ static void set_status(struct connection *connection, bool connected, const char
 	pthread_mutex_lock(&connection->lock);
 	connection->status.connected = connected;
 	snprintf(connection->status.reason, sizeof(connection->status.reason), "%s", reason);
-	if (connected)
+	if (connected) {
 		connection->status.fatal = 0;
+		connection->status.tried = false;
+	}
 	pthread_mutex_unlock(&connection->lock);
 	if (connection->changed)
 		connection->changed(connection->changed_arg);
@@ -119,6 +122,16 @@ static void discard(struct connection *connection)
 	memset(connection->channels, 0, sizeof(connection->channels));
 	memset(connection->retired, 0, sizeof(connection->retired));
 	atomic_store(&connection->armed_ms, MQFS_NEVER);
+	connection_expect(connection, false);
+}
+
+/* The next host in turn, also when the present one has served long: it may be gone for good. */
+static void begin_round(struct connection *connection, int64_t retry_ms)
+{
+	connection->tried = 0;
+	connection->fatal = 0;
+	connection->round[0] = '\0';
+	connection->retry_ms = retry_ms;
 }
 
 static void drop(struct connection *connection)
@@ -130,18 +143,43 @@ static void drop(struct connection *connection)
 	connection->role->lost(connection->arg, -ETIMEDOUT, connection->failure);
 	discard(connection);
 	connection->failures = now_ms - connection->opened_ms < LASTED_MS ? connection->failures + 1 : 0;
-	connection->retry_ms = now_ms + backoff_ms(connection->failures);
-}
-
-static void next_host(struct connection *connection, int64_t now_ms)
-{
 	connection->host = (connection->host + 1) % connection->url->count;
-	if (connection->host == 0)
-		connection->failures++;
-	connection->retry_ms = connection->host == 0 ? now_ms + backoff_ms(connection->failures) : now_ms;
+	begin_round(connection, now_ms + backoff_ms(connection->failures));
 }
 
-/* The broker is there: whoever waits for it need not wait longer. */
+/* What was wrong with each host; alike for several addresses of one broker, and then said once. */
+static void note_failure(struct connection *connection, int result)
+{
+	size_t used = strlen(connection->round);
+
+	if (connection->fatal == 0 && (result == -EACCES || result == -ENOENT || result == -EINVAL))
+		connection->fatal = result;
+	if (!strstr(connection->round, connection->failure))
+		snprintf(connection->round + used, sizeof(connection->round) - used, "%s%s", used ? "; " : "",
+		         connection->failure);
+}
+
+static void next_host(struct connection *connection, int result)
+{
+	bool all = ++connection->tried == connection->url->count, before;
+
+	note_failure(connection, result);
+	connection->host = (connection->host + 1) % connection->url->count;
+	connection->retry_ms = mqfs_clock_monotonic_ms();
+	pthread_mutex_lock(&connection->lock);
+	before = connection->status.tried;
+	if (all) {
+		connection->status.fatal = connection->fatal;
+		connection->status.tried = true;
+	}
+	pthread_mutex_unlock(&connection->lock);
+	if (all || !before)
+		set_status(connection, false, connection->round);
+	if (all)
+		begin_round(connection, connection->retry_ms + backoff_ms(++connection->failures));
+}
+
+/* The broker is there: whoever waits for it need not wait longer, nor look elsewhere. */
 static void hurry_others(struct connection *connection)
 {
 	const struct watchdog *watchdog = connection->watchdog;
@@ -151,6 +189,7 @@ static void hurry_others(struct connection *connection)
 		other = watchdog->connections[i];
 		pthread_mutex_lock(&other->lock);
 		other->hurry = other != connection && !other->status.connected;
+		other->hurry_host = connection->host;
 		pthread_mutex_unlock(&other->lock);
 		connection_wake(other);
 	}
@@ -162,6 +201,8 @@ static bool is_hurried(struct connection *connection)
 
 	pthread_mutex_lock(&connection->lock);
 	hurry = connection->hurry;
+	if (hurry)
+		connection->host = connection->hurry_host;
 	connection->hurry = false;
 	pthread_mutex_unlock(&connection->lock);
 	return hurry;
@@ -179,6 +220,7 @@ static void connect_once(struct connection *connection)
 		connection->frames.state = connection->state;
 		r = connection->role->opened(connection->arg);
 		if (r == 0 && !connection->failed) {
+			begin_round(connection, 0);
 			set_status(connection, true, "");
 			hurry_others(connection);
 			return;
@@ -188,11 +230,7 @@ static void connect_once(struct connection *connection)
 	log_debug("%s: %s", connection->role->name, connection->failure);
 	if (connection->state)
 		discard(connection);
-	pthread_mutex_lock(&connection->lock);
-	connection->status.fatal = r == -EACCES || r == -ENOENT || r == -EINVAL ? r : 0;
-	pthread_mutex_unlock(&connection->lock);
-	set_status(connection, false, connection->failure);
-	next_host(connection, mqfs_clock_monotonic_ms());
+	next_host(connection, r);
 }
 
 static void read_frames(struct connection *connection)

@@ -69,8 +69,9 @@ struct refusal {
 
 struct connection_status {
 	bool connected;
-	int fatal;        /* the login was refused with this errno, which trying again won't change */
-	char reason[256]; /* why it is not connected, or blocked */
+	bool tried;       /* all hosts, in vain, since it was last connected */
+	int fatal;        /* a login was refused with this errno, which trying again won't change */
+	char reason[512]; /* why it is not connected (of each host that was tried), or blocked */
 	char peer[128];   /* without credentials */
 	char product[64];
 };
@@ -95,7 +96,10 @@ struct connection {
 	char failure[256];
 	struct refusal refusal;
 	size_t host;       /* the next to try, or the present one */
+	size_t tried;      /* hosts of the present round */
 	unsigned failures; /* rounds of hosts in a row */
+	int fatal;         /* the present round's */
+	char round[512];   /* and what was wrong with each of its hosts */
 	int64_t retry_ms;
 	int64_t opened_ms;
 	int64_t tick_ms;
@@ -105,6 +109,8 @@ struct connection {
 
 	/* Written by the owner, read by the watchdog. */
 	_Atomic int64_t armed_ms; /* the present call must be over by then */
+	/* Read by anybody. */
+	_Atomic int64_t asked_ms; /* the broker owes an answer and has said nothing since then; 0: it does not */
 
 	pthread_mutex_t lock; /* guards all below; a leaf */
 	pthread_cond_t answered;
@@ -114,7 +120,8 @@ struct connection {
 	bool running_answered;
 	bool running_busy; /* overdue is being called */
 	bool sleeping;     /* the owner wants to be woken */
-	bool hurry;        /* another connection found the broker: try at once */
+	bool hurry;        /* another connection found the broker: try at once, */
+	size_t hurry_host; /* and there */
 	bool stopping;
 	bool stopped;
 	int64_t stopping_ms;
@@ -136,6 +143,8 @@ void connection_deinit(struct connection *connection);
 
 void connection_submit(struct connection *connection, struct job *job);
 void connection_status(struct connection *connection, struct connection_status *ret_status);
+/* The broker owes an answer, and has said nothing for so long; 0: it does not. */
+int64_t connection_silent_ms(const struct connection *connection);
 
 /* ---- the owner thread ---- */
 
@@ -154,6 +163,9 @@ void connection_fail(struct connection *connection, const char *format, ...) __a
  * -ENOENT 404, -EACCES 403 and 405, -EFBIG 311, -EPERM any other.
  */
 void connection_arm(struct connection *connection, int64_t deadline_ms);
+/* An answer is to come though no call waits for it, or (false) no longer. Anything that comes meanwhile: say so again.
+ */
+void connection_expect(struct connection *connection, bool answer);
 void connection_arm_call(struct connection *connection); /* for a synchronous call's usual time */
 int connection_sent(struct connection *connection, int status);
 int connection_replied(struct connection *connection, amqp_channel_t channel, amqp_rpc_reply_t reply);

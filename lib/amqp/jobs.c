@@ -212,7 +212,7 @@ int64_t connection_watch(struct connection *connection, int64_t now_ms)
 {
 	struct job *late, *refused, *overdue;
 	int64_t next_ms = MQFS_NEVER;
-	char reason[256];
+	char reason[sizeof(connection->status.reason)];
 
 	pthread_mutex_lock(&connection->lock);
 	late = take_late(connection, now_ms, &next_ms);

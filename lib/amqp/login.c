@@ -15,16 +15,23 @@
 #include <mqfs/log.h>
 
 #include "connection.h"
+#include "resolve.h"
 
 /*
  * From a host in the URL to a connection that is logged in. What goes wrong is told in our own
  * words: the broker's may name the user.
+ *
+ * A host that hangs may not eat the time of the others: with several in the URL, each has its share of
+ * connect-timeout, and each address of a host its share of that.
  *
  * A TLS socket will take the place of socket_new.
  */
 
 #define CONNECT_MS 3000
 #define HANDSHAKE_MS 5000
+#define HANDSHAKE_GRACE_MS 500
+#define SHARE_MIN_MS 500
+#define HANDSHAKE_MIN_MS (SHARE_MIN_MS / 2)
 #define CALL_MS 10000
 /* The largest frame: with this size alone does librabbitmq send a body that fills its last frame without delay. */
 #define FRAME_MAX 131072
@@ -35,23 +42,58 @@ static struct timeval to_timeval(int64_t ms)
 	return (struct timeval){.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
 }
 
-static int socket_new(struct connection *connection, const struct url_host *host)
+/* How long the present host may take in all. */
+static int64_t share_ms(const struct connection *connection)
+{
+	int64_t share_ms = connection->settings.connect_timeout_ms / (int64_t)connection->url->count;
+
+	if (share_ms > CONNECT_MS + HANDSHAKE_MS)
+		return CONNECT_MS + HANDSHAKE_MS;
+	return share_ms > SHARE_MIN_MS ? share_ms : SHARE_MIN_MS;
+}
+
+static int resolve(struct connection *connection, const struct url_host *host, int64_t deadline_ms,
+                   resolve_address_t addresses[RESOLVE_ADDRESSES_MAX], size_t *ret_count)
+{
+	int r = resolve_host(host->name, deadline_ms, addresses, ret_count);
+
+	if (r == 0)
+		return 0;
+	connection_fail(connection,
+	                r == -ENOENT ? "the host name %s can't be resolved"
+	                             : "the host name %s can't be resolved: no answer in time",
+	                host->name);
+	return -EHOSTDOWN;
+}
+
+/* An address as text, so that no name is looked up in here. AMQP_STATUS_… */
+static int open_address(struct connection *connection, const char *address, int port, int64_t timeout_ms)
 {
 	amqp_socket_t *socket = amqp_tcp_socket_new(connection->state);
-	struct timeval timeout = to_timeval(CONNECT_MS);
-	int status;
+	struct timeval timeout = to_timeval(timeout_ms > 1 ? timeout_ms : 1);
 
-	if (!socket)
-		return -ENOMEM;
-	status = amqp_socket_open_noblock(socket, host->name, host->port, &timeout);
-	if (status == AMQP_STATUS_OK)
-		return 0;
-	if (status == AMQP_STATUS_HOSTNAME_RESOLUTION_FAILED)
-		connection_fail(connection, "the host name %s can't be resolved", host->name);
-	else if (status == AMQP_STATUS_TIMEOUT)
-		connection_fail(connection, "%s, port %d, does not answer", host->name, host->port);
-	else
-		connection_fail(connection, "nobody listens at %s, port %d", host->name, host->port);
+	return socket ? amqp_socket_open_noblock(socket, address, port, &timeout) : AMQP_STATUS_NO_MEMORY;
+}
+
+static int socket_new(struct connection *connection, const struct url_host *host, int64_t deadline_ms)
+{
+	resolve_address_t addresses[RESOLVE_ADDRESSES_MAX];
+	bool silent = false;
+	size_t count;
+	int r = resolve(connection, host, deadline_ms, addresses, &count);
+
+	for (size_t i = 0; r == 0 && i < count; i++) {
+		int64_t left_ms = deadline_ms - mqfs_clock_monotonic_ms();
+		int status = open_address(connection, addresses[i], host->port, left_ms / (int64_t)(count - i));
+
+		if (status == AMQP_STATUS_OK)
+			return 0;
+		silent |= status == AMQP_STATUS_TIMEOUT;
+	}
+	if (r < 0)
+		return r;
+	connection_fail(connection, silent ? "%s, port %d, does not answer" : "nobody listens at %s, port %d",
+	                host->name, host->port);
 	return -EHOSTDOWN;
 }
 
@@ -89,7 +131,7 @@ static amqp_table_entry_t true_entry(const char *name)
 	};
 }
 
-static amqp_rpc_reply_t authenticate(struct connection *connection)
+static amqp_rpc_reply_t authenticate(struct connection *connection, int64_t deadline_ms)
 {
 	const struct url *url = connection->url;
 	char host[64] = "", name[128];
@@ -108,13 +150,13 @@ static amqp_rpc_reply_t authenticate(struct connection *connection)
 	                               .entries = capabilities}}},
 	};
 	amqp_table_t properties = {.num_entries = sizeof(entries) / sizeof(entries[0]), .entries = entries};
-	struct timeval timeout = to_timeval(HANDSHAKE_MS);
+	struct timeval timeout = to_timeval(deadline_ms - mqfs_clock_monotonic_ms());
 
 	gethostname(host, sizeof(host) - 1);
 	snprintf(name, sizeof(name), "mqfs %s %s:%d", connection->role->name, host, (int)getpid());
 	entries[2] = text_entry("connection_name", name);
 	amqp_set_handshake_timeout(connection->state, &timeout);
-	connection_arm(connection, mqfs_clock_monotonic_ms() + 2 * HANDSHAKE_MS);
+	connection_arm(connection, deadline_ms + HANDSHAKE_GRACE_MS);
 	return amqp_login_with_properties(connection->state, url->vhost, CHANNEL_MAX, FRAME_MAX,
 	                                  (int)(connection->settings.heartbeat_ms / 1000), &properties,
 	                                  AMQP_SASL_METHOD_PLAIN, url->user, url->password);
@@ -196,24 +238,41 @@ static void learn_about_broker(struct connection *connection)
 	pthread_mutex_unlock(&connection->lock);
 }
 
+static int64_t earlier(int64_t a_ms, int64_t b_ms)
+{
+	return a_ms < b_ms ? a_ms : b_ms;
+}
+
+/* Gives the handshake a time worth speaking of, however long connecting took. */
+static int64_t handshake_deadline(int64_t deadline_ms)
+{
+	int64_t now_ms = mqfs_clock_monotonic_ms();
+
+	deadline_ms = earlier(deadline_ms, now_ms + HANDSHAKE_MS);
+	return deadline_ms > now_ms + HANDSHAKE_MIN_MS ? deadline_ms : now_ms + HANDSHAKE_MIN_MS;
+}
+
 int connection_login(struct connection *connection)
 {
+	int64_t now_ms = mqfs_clock_monotonic_ms(), deadline_ms = now_ms + share_ms(connection);
 	struct timeval timeout = to_timeval(CALL_MS);
 	int r;
 
 	pthread_mutex_lock(&connection->lock);
 	url_describe(connection->url, connection->host, connection->status.peer, sizeof(connection->status.peer));
 	pthread_mutex_unlock(&connection->lock);
+	connection_expect(connection, true);
 	connection->state = amqp_new_connection();
 	if (!connection->state) {
 		connection_fail(connection, "out of memory");
 		return -ENOMEM;
 	}
-	r = socket_new(connection, &connection->url->hosts[connection->host]);
+	r = socket_new(connection, &connection->url->hosts[connection->host],
+	               earlier(now_ms + CONNECT_MS, deadline_ms));
 	if (r == 0)
 		r = socket_prepare(connection);
 	if (r == 0)
-		r = check_login(connection, authenticate(connection));
+		r = check_login(connection, authenticate(connection, handshake_deadline(deadline_ms)));
 	connection_sent(connection, AMQP_STATUS_OK);
 	if (r < 0)
 		return r;

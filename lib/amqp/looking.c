@@ -184,6 +184,7 @@ static void send_get(struct looking *looking, struct shelf *shelf, struct browse
 	connection_arm_call(connection);
 	connection_sent(connection,
 	                amqp_send_method(connection->state, shelf->holder.channel, AMQP_BASIC_GET_METHOD, &get));
+	connection_expect(connection, true);
 }
 
 /* Goes on with the first browse as far as it can. true: it is through. */
@@ -266,6 +267,7 @@ static void on_got(void *arg, struct frame_content *content)
 	shelf->browses->asked--;
 	if (browse_take(shelf, shelf->browses, content) < 0)
 		holder_decline(&looking->settling, content->channel, content->tag);
+	connection_expect(looking->connection, shelf->browses->asked > 0);
 	shelf_continue(looking, shelf);
 }
 
@@ -278,6 +280,7 @@ static void on_empty(void *arg, amqp_channel_t channel)
 		return;
 	shelf->browses->asked--;
 	shelf->browses->exhausted = true;
+	connection_expect(looking->connection, shelf->browses->asked > 0);
 	shelf_continue(looking, shelf);
 }
 

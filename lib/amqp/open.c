@@ -17,19 +17,25 @@
  * Opening and closing, and the state of the four connections as a whole.
  */
 
-/* Connected when all that are needed are; the reason is the first that there is. */
+/* Connected when all that are needed are, tried when those that are not have tried all hosts; the reason is the first
+ * that there is. */
 void rabbit_gather(struct rabbit *rabbit, struct connection_status *ret_status)
 {
 	struct connection_status status;
 
+	bool tried;
+
 	connection_status(&rabbit->connections[PUBLISH], ret_status);
+	tried = ret_status->connected || ret_status->tried;
 	for (size_t i = 1; i < NEEDED_CONNECTIONS; i++) {
 		connection_status(&rabbit->connections[i], &status);
+		tried = tried && (status.connected || status.tried);
 		if (ret_status->connected && !status.connected)
 			*ret_status = status;
 		if (status.fatal < 0)
 			*ret_status = status;
 	}
+	ret_status->tried = tried && !ret_status->connected;
 }
 
 static void tell_operator(const struct connection_status *status, bool was_connected, bool was_blocked)
@@ -188,7 +194,8 @@ static int start(struct rabbit *rabbit)
 	return r;
 }
 
-/* Until all needed connections are up, one was refused for good, or connect-timeout has passed. */
+/* Until all needed connections are up, one was refused for good, no host was found that serves them, or connect-timeout
+ * has passed. */
 static int await_connection(struct rabbit *rabbit, struct connection_status *ret_status)
 {
 	int64_t deadline_ms = mqfs_clock_monotonic_ms() + rabbit->settings.connect_timeout_ms;
@@ -198,7 +205,7 @@ static int await_connection(struct rabbit *rabbit, struct connection_status *ret
 	pthread_mutex_lock(&rabbit->lock);
 	for (;;) {
 		rabbit_gather(rabbit, ret_status);
-		if (ret_status->connected || ret_status->fatal < 0 || r != 0)
+		if (ret_status->connected || ret_status->fatal < 0 || ret_status->tried || r != 0)
 			break;
 		r = pthread_cond_timedwait(&rabbit->changed, &rabbit->lock, &deadline);
 	}

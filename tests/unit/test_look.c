@@ -20,6 +20,7 @@
 static struct fake {
 	struct mqfs_backend base;
 	int browses;
+	int64_t silent_ms;
 	size_t limit;
 	mqfs_browse_fn *browsed;
 	void *browsed_arg;
@@ -60,8 +61,19 @@ static void fake_settle(struct mqfs_backend *backend, struct mqfs_delivery *deli
 	fake.settles[fake.settled++].arg = arg;
 }
 
+static void fake_status(struct mqfs_backend *backend, struct mqfs_backend_status *ret_status)
+{
+	(void)backend;
+	*ret_status = (struct mqfs_backend_status){.connected = true, .silent_ms = fake.silent_ms};
+}
+
 static const struct mqfs_backend_ops fake_ops = {
-    .scheme = "fake", .looks_hold = true, .browse = fake_browse, .settle = fake_settle};
+    .scheme = "fake",
+    .looks_hold = true,
+    .status = fake_status,
+    .browse = fake_browse,
+    .settle = fake_settle,
+};
 
 static struct mqfs_look *look;
 static struct mqfs_counters counters;
@@ -231,12 +243,30 @@ static void a_silent_backend_is_not_waited_for(void **state)
 
 	(void)state;
 	refresh(&outcome, 0);
-	tick_in(1100);
+	tick_in(160);
+	assert_int_equal(outcome.times, 0);
+	fake.silent_ms = 160;
+	tick_in(180);
 	assert_int_equal(outcome.times, 1);
 	assert_int_equal(outcome.result, -ETIMEDOUT);
 	answer("a", 1, 1, 0);
 	assert_int_equal(outcome.times, 1);
 	assert_listed("a-a");
+}
+
+static void a_slow_backend_is_waited_for_a_second(void **state)
+{
+	struct outcome outcome;
+
+	(void)state;
+	refresh(&outcome, 0);
+	fake.silent_ms = 50;
+	tick_in(900);
+	assert_int_equal(outcome.times, 0);
+	tick_in(1100);
+	assert_int_equal(outcome.times, 1);
+	assert_int_equal(outcome.result, -ETIMEDOUT);
+	answer("a", 1, 1, 0);
 }
 
 static void what_is_held_goes_back_and_rests(void **state)
@@ -469,6 +499,7 @@ int main(void)
 	    CASE(a_fresh_listing_is_not_browsed_again),
 	    CASE(a_browse_answers_all_who_wait),
 	    CASE(a_silent_backend_is_not_waited_for),
+	    CASE(a_slow_backend_is_waited_for_a_second),
 	    CASE(what_is_held_goes_back_and_rests),
 	    CASE(more_are_held_beside_those_that_are),
 	    CASE(a_new_connection_holds_nothing_of_the_old),

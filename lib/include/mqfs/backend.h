@@ -96,7 +96,9 @@ struct mqfs_backend_status {
 	int64_t since_us; /* real time of the last change */
 	char peer[128];   /* "amqp://host:5672/vhost" without credentials, or "sqlite:PATH" */
 	char product[64]; /* "RabbitMQ 3.10.8", "SQLite 3.40.1" */
-	char reason[256]; /* why it is away, or blocked; "" when well */
+	/* It owes an answer, and has said nothing for so long; 0: it does not. */
+	int64_t silent_ms;
+	char reason[512]; /* why it is away, or blocked; "" when well */
 };
 
 struct mqfs_backend_ops {
