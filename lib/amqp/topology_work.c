@@ -199,16 +199,18 @@ int topology_work_declare(struct topology *topology, struct request *request)
 	return r;
 }
 
+/* A place whose node is down is there all the same: that must not keep anybody from working. */
 int topology_work_prepare(struct topology *topology, struct request *request)
 {
 	int64_t level_ms = mqfs_retry_level(topology->settings.backoff_base_ms, false);
 	int r = look_at(topology, request->queue, NULL);
 
-	if (r == 0)
-		r = ensure_dead_queue(topology, request->queue);
-	if (r == 0)
+	if (r < 0)
+		return r;
+	r = ensure_dead_queue(topology, request->queue);
+	if (r == 0 || r == -EHOSTDOWN)
 		r = ensure_level(topology, request->queue, level_ms);
-	return r;
+	return r == -EHOSTDOWN ? 0 : r;
 }
 
 int topology_work_make_place(struct topology *topology, struct request *request)
