@@ -48,7 +48,7 @@ def backend_of(item):
     """A test that starts a broker of its own goes with RabbitMQ, whatever needs none with SQLite."""
     if "backend_name" in item.fixturenames:
         return item.callspec.params["backend_name"]
-    return "rabbitmq" if {"broker", "own_broker"} & set(item.fixturenames) else "sqlite"
+    return "rabbitmq" if {"broker", "own_broker", "cluster", "far_broker"} & set(item.fixturenames) else "sqlite"
 
 
 def pytest_configure():
@@ -98,13 +98,13 @@ class OwnBroker:
 
     def __init__(self, broker, vhost):
         self._broker = broker
-        self._vhost = vhost
+        self.vhost = vhost
 
     def __getattr__(self, name):
         return getattr(self._broker, name)
 
-    def url(self):
-        return self._broker.url(self._vhost)
+    def url(self, user=None, password=None):
+        return self._broker.url(self.vhost, user, password)
 
 
 @pytest.fixture

@@ -81,11 +81,12 @@ class Broker:
     user = "guest"
     password = "guest"
 
-    def __init__(self, config="", plugins=("rabbitmq_management",), host="127.0.0.1"):
+    def __init__(self, config="", plugins=("rabbitmq_management",), host="127.0.0.1", node="mqfs", prefix=()):
         self.host = host
         self.config = config
         self.plugins = plugins
-        self.node = "mqfs@localhost"
+        self.node = f"{node}@localhost"
+        self.prefix = list(prefix)  # words before every command, as of `ip netns exec`
         self.process = None
         self.epmd = None
         self.home = tempfile.mkdtemp(prefix="mqfs-broker-")
@@ -169,7 +170,7 @@ class Broker:
         """rabbitmqctl for this node, as a line for sh -c."""
         environment = self._environment()
         names = ("HOME", "ERL_EPMD_PORT", "ERL_EPMD_ADDRESS", "RABBITMQ_CONF_ENV_FILE")
-        words = ["env", *(f"{name}={environment[name]}" for name in names)]
+        words = [*self.prefix, "env", *(f"{name}={environment[name]}" for name in names)]
         words += [f"{sbin_directory()}/rabbitmqctl", "-q", "-n", self.node]
         return shlex.join(words)
 
@@ -212,7 +213,7 @@ class Broker:
         self.api("PUT", f"permissions/{quoted}/{user}", {"configure": configure, "write": write, "read": read})
 
     def close_connections(self):
-        self.ctl("close_all_connections", "test")
+        self.ctl("close_all_connections", "--global", "test")
 
     def log(self):
         """The end of the node's log, for the message of a failure."""
@@ -272,18 +273,33 @@ class Broker:
         return environment
 
     def _spawn(self, words, output):
-        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=self.home,
-                                env=self._environment(), start_new_session=True, preexec_fn=die_with_parent)
+        return subprocess.Popen([*self.prefix, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                cwd=self.home, env=self._environment(), start_new_session=True,
+                                preexec_fn=die_with_parent)
 
     def _start_once(self):
+        self._spawn_node()
+        self._wait_for_node()
+
+    def _spawn_node(self):
         self._write_config()
         with open(os.path.join(self.home, "output"), "ab") as output:
-            self.epmd = self._spawn(["epmd"], output)
-            self._wait_for_port(self.epmd, self.epmd_port, "epmd")
+            self._start_epmd(output)
             self.process = self._spawn([f"{sbin_directory()}/rabbitmq-server"], output)
+
+    def _wait_for_node(self):
         self._wait_for_port(self.process, self.port, "the node", greeting=True)
         if "rabbitmq_management" in self.plugins:
             self._wait_for_port(self.process, self.management_port, "the management API")
+
+    def _start_epmd(self, output):
+        self.epmd = self._spawn(["epmd"], output)
+        deadline = time.monotonic() + START_SECONDS
+        while subprocess.run([*self.prefix, "epmd", "-names"], env=self._environment(), stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL, check=False).returncode:
+            if self.epmd.poll() is not None or time.monotonic() > deadline:
+                raise BrokerError(f"epmd does not answer:\n{self.log()}")
+            time.sleep(0.05)
 
     def _wait_for_port(self, process, port, what, greeting=False):
         deadline = time.monotonic() + START_SECONDS

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: MIT
+"""Faults of the broker and the network while people publish, work and look (tenets 1 and 4).
+
+In each: no operation outlasts its deadline, looking answers at once, everybody can be killed, all goes well again
+within 10 s of the fault's end without a remount, and what close() accepted is accounted for."""
+
+import contextlib
+import socket
+import sys
+import time
+
+import pytest
+
+from cable import Cable
+from cluster import Cluster
+from mounted import daemon_path
+from processes import background, eventually, is_blocked, run
+from rabbit import Broker, free_ports
+from traffic import Traffic, dies_at_once
+
+PUBLISH_SECONDS = 3
+OPTIONS = {"heartbeat": "2s", "publish_timeout": f"{PUBLISH_SECONDS}s"}
+MINUTE = 60
+WRITE = "import sys; file = open(sys.argv[1], 'wb', buffering=0); file.write(b'0'); file.close()"
+READ = "import sys; open(sys.argv[1], 'rb', buffering=0).read()"
+
+
+@contextlib.contextmanager
+def prompt_traffic(queue, room, **options):
+    """Traffic that goes well before, and was never held up."""
+    with Traffic(queue, room, **options) as traffic:
+        traffic.await_flow()
+        try:
+            yield traffic
+        except AssertionError:
+            traffic.tell()
+            raise
+    traffic.assert_prompt(PUBLISH_SECONDS)
+
+
+
+
+@pytest.mark.deadline(90)
+def test_killed_and_restarted(own_broker, mounts, room):
+    """kill -9 of the broker, and its restart."""
+    queue = mounts.add(own_broker.url(), OPTIONS).make("jobs")
+    with prompt_traffic(queue, room) as traffic:
+        own_broker.kill()
+        began = time.monotonic()
+        eventually(lambda: traffic.outcomes(since=began), 5, "a publish without the broker")
+        own_broker.start()
+        traffic.await_recovery(time.monotonic())
+        traffic.settle()
+
+
+@pytest.mark.deadline(90)
+def test_stopped_and_continued(own_broker, mounts, room):
+    """SIGSTOP for longer than heartbeat and deadline. Whoever waits meanwhile can be killed."""
+    mount = mounts.add(own_broker.url(), OPTIONS)
+    queue, other = mount.make("jobs"), mount.make("other")
+    with prompt_traffic(queue, room) as traffic, \
+            background([sys.executable, "-c", READ, other / "claim"]) as reader:
+        eventually(lambda: is_blocked(reader), 5, "the reader waits")
+        own_broker.pause()
+        try:
+            with background([sys.executable, "-c", WRITE, other.new / "job"]) as writer:
+                eventually(lambda: is_blocked(writer), 5, "the writer waits")
+                time.sleep(0.3)  # python sleeps now and then while it starts, too
+                assert writer.poll() is None
+                dies_at_once(writer)
+            dies_at_once(reader)
+            time.sleep(3 * PUBLISH_SECONDS)  # the fault
+        finally:
+            own_broker.resume()
+        traffic.await_recovery(time.monotonic())
+        traffic.settle()
+
+
+@pytest.mark.deadline(90)
+def test_memory_alarm(own_broker, mounts, room):
+    """The broker blocks publishers, and lets them go on."""
+    queue = mounts.add(own_broker.url(), OPTIONS).make("jobs")
+    with prompt_traffic(queue, room) as traffic:
+        own_broker.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
+        try:
+            began = time.monotonic()
+            eventually(lambda: traffic.outcomes(since=began) - {"ok"}, 10, "a publish that was blocked")
+        finally:
+            own_broker.ctl("set_vm_memory_high_watermark", "0.4")
+        traffic.await_recovery(time.monotonic())
+        traffic.settle()
+
+
+@pytest.mark.deadline(60)
+def test_closed_connections(own_broker, mounts, room):
+    queue = mounts.add(own_broker.url(), OPTIONS).make("jobs")
+    with prompt_traffic(queue, room) as traffic:
+        own_broker.close_connections()
+        traffic.await_recovery(time.monotonic())
+        traffic.settle()
+
+
+@pytest.mark.deadline(60)
+def test_queue_deleted_and_recreated(own_broker, mounts, room):
+    """Messages for a queue that isn't there are refused, not lost; what the operator deleted is gone."""
+    queue = mounts.add(own_broker.url(), OPTIONS).make("jobs")
+    with prompt_traffic(queue, room) as traffic:
+        deleted = time.monotonic()
+        own_broker.api("DELETE", f"queues/{own_broker.vhost}/jobs")
+        eventually(lambda: traffic.outcomes(since=deleted) - {"ok"}, 5, "a publish that was refused")
+        gone = traffic.accepted() - set(traffic.handled())
+        assert traffic.outcomes(since=deleted) <= {"ok", "ENOENT"}
+        own_broker.api("PUT", f"queues/{own_broker.vhost}/jobs", {"durable": True, "arguments": {"x-max-priority": 10}})
+        traffic.await_recovery(time.monotonic())
+        traffic.settle(forgiven=gone)
+
+
+@pytest.mark.deadline(60)
+def test_consumer_timeout(own_broker, mounts, room):
+    """The broker takes back what was held too long, and closes the channel; the claim's outcome still counts."""
+    def set_timeout(timeout, interval):
+        own_broker.ctl("eval", f"application:set_env(rabbit, consumer_timeout, {timeout}), "
+                               f"application:set_env(rabbit, channel_tick_interval, {interval}).")
+
+    set_timeout(1000, 500)
+    try:
+        queue = mounts.add(own_broker.url(), OPTIONS).make("jobs")
+        queue.publish(b"0")
+        held = queue.take()
+        with prompt_traffic(queue, room) as traffic:
+            eventually(lambda: queue.stats()["redelivered"] > 0, 15, "the broker's patience is over")
+            (queue.claimed / held).unlink()
+            traffic.await_recovery(time.monotonic())
+            traffic.settle()
+            assert 0 not in traffic.handled(), "its outcome was known"
+    finally:
+        set_timeout(1800000, 60000)
+
+
+@pytest.mark.deadline(60)
+def test_permissions_taken_away(own_broker, mounts, room):
+    """A user who may do nothing any more is told so, and goes on when that is mended."""
+    own_broker.add_user("limited", "secret-word")
+    own_broker.set_permissions(own_broker.vhost, "limited")
+    queue = mounts.add(own_broker.url("limited", "secret-word"), OPTIONS).make("jobs")
+    with prompt_traffic(queue, room) as traffic:
+        own_broker.set_permissions(own_broker.vhost, "limited", "^$", "^$", "^$")
+        own_broker.close_connections()  # the broker remembers for a while what a channel may do
+        eventually(lambda: "EACCES" in traffic.outcomes(), 10, "a publish that was refused")
+        own_broker.set_permissions(own_broker.vhost, "limited")
+        traffic.await_recovery(time.monotonic())
+        traffic.settle()
+
+
+@pytest.mark.deadline(60)
+def test_full_queue(own_broker, mounts, room):
+    """A queue with room for few, and nobody who works: the rest is refused, and told so."""
+    queue = mounts.add(own_broker.url(), {**OPTIONS, "max_length": 5, "prefetch": 4}).make("jobs")
+    with prompt_traffic(queue, room) as traffic:
+        traffic.end("worker")
+        eventually(lambda: "ENOSPC" in traffic.outcomes(), 10, "a publish that was refused")
+        traffic.start_worker()
+        traffic.await_recovery(time.monotonic())
+        traffic.settle()
+
+
+def address(broker):
+    return f"{broker.host}:{broker.port}"
+
+
+@pytest.mark.deadline(30)
+def test_all_hosts_refuse(own_broker, room):  # pylint: disable=unused-argument
+    """M1: nobody listens anywhere: mounting fails at once, and says so of each host."""
+    ports = free_ports(3)
+    url = "amqp://" + ",".join(f"127.0.0.1:{port}" for port in ports)
+    began = time.monotonic()
+    result = run([daemon_path(), "mount", "-f", url, room])
+    assert result.status != 0
+    assert time.monotonic() - began < 2
+    for port in ports:
+        assert f"nobody listens at 127.0.0.1, port {port}" in result.err
+
+
+@pytest.mark.deadline(60)
+def test_hosts_in_turn(own_broker, mounts, room):
+    """M1: one refuses, one takes connections and says nothing, one is a broker: that is found, now and later."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hosts = (f"127.0.0.1:{free_ports(1)[0]}", f"127.0.0.1:{silent.getsockname()[1]}", address(own_broker))
+        url = f"amqp://guest:guest@{','.join(hosts)}/{own_broker.vhost}"
+        queue = mounts.add(url, {**OPTIONS, "connect_timeout": "6s"}).make("jobs")
+        with prompt_traffic(queue, room) as traffic:
+            own_broker.close_connections()
+            traffic.await_recovery(time.monotonic())
+            traffic.settle()
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with Cluster() as running:
+        yield running
+
+
+@pytest.mark.deadline(150)
+@pytest.mark.parametrize("which", ["leader", "follower"])
+def test_node_killed(cluster, mounts, room, which):  # pylint: disable=redefined-outer-name
+    """A node of a cluster is killed while messages go into a quorum queue and come out: the others take over."""
+    cluster.heal()
+    name = f"jobs-{which}"
+    queue = mounts.add(cluster.url(), {**OPTIONS, "type": "quorum"}).make(name)
+    time.sleep(2)  # RabbitMQ 3.10 may lose a quorum queue that is younger
+    leader = cluster.leader(name)
+    victim = leader if which == "leader" else next(node for node in cluster.nodes if node is not leader)
+    with prompt_traffic(queue, room) as traffic:
+        victim.kill()
+        traffic.await_recovery(time.monotonic())
+        traffic.await_flow(200)
+        victim.start()
+        traffic.await_flow(50)
+        traffic.settle()
+
+
+@pytest.fixture
+def far_broker(room):  # pylint: disable=unused-argument
+    with Cable() as cable, Broker(host=cable.far_address, prefix=cable.prefix, config="loopback_users = none\n") as far:
+        far.cable = cable
+        far.add_user("remote", "secret-word")
+        far.set_permissions("/", "remote")
+        yield far
+
+
+def cut_network(far_broker, mounts, room, seconds):
+    """Packets vanish, in both directions and without a word."""
+    queue = mounts.add(far_broker.url(user="remote", password="secret-word"), OPTIONS).make("jobs")
+    with prompt_traffic(queue, room) as traffic:
+        far_broker.cable.cut()
+        time.sleep(seconds)  # the fault
+        far_broker.cable.mend()
+        traffic.await_recovery(time.monotonic())
+        traffic.settle()
+
+
+@pytest.mark.deadline(120)
+def test_network_cut(far_broker, mounts, room):  # pylint: disable=redefined-outer-name
+    """Longer than heartbeat, deadline and all that TCP remembers of a connection."""
+    cut_network(far_broker, mounts, room, 12)
+
+
+@pytest.mark.soak
+@pytest.mark.deadline(300)
+def test_network_cut_for_a_minute(far_broker, mounts, room):  # pylint: disable=redefined-outer-name
+    cut_network(far_broker, mounts, room, MINUTE)
