@@ -64,6 +64,7 @@ struct draft {
 	size_t bytes;                 /* the body's size, also of a ghost */
 	int64_t delay_ms;
 	int64_t modified_us;
+	int64_t accessed_us; /* as it was set; 0: as modified_us */
 	struct writers writers;
 	unsigned handles; /* open files that can write */
 	bool spoiled;     /* a write failed */

@@ -28,14 +28,25 @@ static void drop_draft(void *object)
 	draft_unref(object);
 }
 
+static struct timespec timespec_of(int64_t time_us)
+{
+	return (struct timespec){time_us / 1000000, time_us % 1000000 * 1000};
+}
+
+static int64_t time_us_of(const struct timespec *time)
+{
+	return time->tv_sec * 1000000 + time->tv_nsec / 1000;
+}
+
 static void draft_attr(struct fs *fs, struct node *node, struct stat *st)
 {
 	(void)fs;
 	const struct draft *draft = node->object;
 	st->st_mode = S_IFREG | draft->mode;
+	st->st_nlink = draft->state == DRAFT_GONE ? 0 : 1;
 	st->st_size = (off_t)draft->bytes;
-	st->st_mtim.tv_sec = draft->modified_us / 1000000;
-	st->st_mtim.tv_nsec = draft->modified_us % 1000000 * 1000;
+	st->st_mtim = timespec_of(draft->modified_us);
+	st->st_atim = timespec_of(draft->accessed_us);
 }
 
 /* The content may be shared with a message on its way: then it is no longer ours to change. (locked) */
@@ -53,19 +64,28 @@ static int own_body(struct mqfs_message *message)
 	return 0;
 }
 
+/* Also when it was removed and is still open, as any unlinked file; not once it is a message. (locked) */
+static bool is_writable(const struct draft *draft)
+{
+	return draft->state == DRAFT_WRITING || draft->state == DRAFT_DOT ||
+	       (draft->state == DRAFT_GONE && draft->message);
+}
+
 static int truncate_locked(struct draft *draft, off_t size)
 {
 	if (draft->state == DRAFT_GHOST)
 		return 0;
-	if (draft->state != DRAFT_WRITING && draft->state != DRAFT_DOT && draft->state != DRAFT_EMPTY)
+	if (!is_writable(draft) && draft->state != DRAFT_EMPTY)
 		return -EBADF;
 	if (size > draft->queue->settings.max_body_bytes)
 		return -EFBIG;
 	int result = own_body(draft->message);
 	if (result == 0)
 		result = mqfs_body_truncate(draft->message->body, (size_t)size);
-	if (result == 0)
+	if (result == 0) {
 		draft->bytes = (size_t)size;
+		draft->modified_us = mqfs_clock_realtime_us();
+	}
 	return result;
 }
 
@@ -144,7 +164,7 @@ static int write_locked(struct draft *draft, const char *data, size_t size, off_
 		draft_move(draft, DRAFT_WRITING);
 		draft_drop_name(draft);
 	}
-	if (draft->state != DRAFT_WRITING && draft->state != DRAFT_DOT)
+	if (!is_writable(draft))
 		return -EBADF;
 	if (offset < 0 || (int64_t)(offset + size) > draft->queue->settings.max_body_bytes)
 		return spoil(draft, EFBIG);
@@ -240,6 +260,19 @@ static void draft_release(struct fs *fs, struct node *node, struct fuse_file_inf
 	free(handle);
 }
 
+/* (locked) */
+static void set_times(struct draft *draft, const struct stat *st, int to_set)
+{
+	if (to_set & FUSE_SET_ATTR_MTIME)
+		draft->modified_us = time_us_of(&st->st_mtim);
+	if (to_set & FUSE_SET_ATTR_MTIME_NOW)
+		draft->modified_us = mqfs_clock_realtime_us();
+	if (to_set & FUSE_SET_ATTR_ATIME)
+		draft->accessed_us = time_us_of(&st->st_atim);
+	if (to_set & FUSE_SET_ATTR_ATIME_NOW)
+		draft->accessed_us = mqfs_clock_realtime_us();
+}
+
 static void draft_setattr(struct fs *fs, fuse_req_t req, struct node *node, const struct stat *st, int to_set)
 {
 	struct draft *draft = node->object;
@@ -249,10 +282,8 @@ static void draft_setattr(struct fs *fs, fuse_req_t req, struct node *node, cons
 		result = truncate_locked(draft, st->st_size);
 	if (result == 0 && (to_set & FUSE_SET_ATTR_MODE))
 		draft->mode = st->st_mode & 0777;
-	if (result == 0 && (to_set & FUSE_SET_ATTR_MTIME))
-		draft->modified_us = st->st_mtim.tv_sec * 1000000 + st->st_mtim.tv_nsec / 1000;
-	if (result == 0 && (to_set & FUSE_SET_ATTR_MTIME_NOW))
-		draft->modified_us = mqfs_clock_realtime_us();
+	if (result == 0)
+		set_times(draft, st, to_set);
 	struct stat attr;
 	node_attr(fs, node, &attr);
 	fs_unlock(fs);
@@ -279,10 +310,8 @@ static int set_delay(struct draft *draft, const char *value, size_t bytes)
 	return 0;
 }
 
-static int draft_setxattr(struct fs *fs, struct node *node, const char *name, const char *value, size_t bytes,
-                          int flags)
+static int draft_setxattr(struct fs *fs, struct node *node, const char *name, const char *value, size_t bytes)
 {
-	(void)flags;
 	struct draft *draft = node->object;
 	int result;
 	fs_lock(fs);

@@ -63,7 +63,7 @@ struct node_ops {
 
 	/* Extended attributes; name is without the "user.mqfs." prefix. Synchronous: 0 or -errno. */
 	int (*getxattr)(struct fs *fs, struct node *node, const char *name, char **ret_value, size_t *ret_bytes);
-	int (*setxattr)(struct fs *fs, struct node *node, const char *name, const char *value, size_t bytes, int flags);
+	int (*setxattr)(struct fs *fs, struct node *node, const char *name, const char *value, size_t bytes);
 	int (*removexattr)(struct fs *fs, struct node *node, const char *name);
 	void (*listxattr)(struct fs *fs, struct node *node, void (*each)(const char *name, void *arg), void *arg);
 };

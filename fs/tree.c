@@ -92,6 +92,8 @@ void node_attr(struct fs *fs, struct node *node, struct stat *st)
 	st->st_mtim.tv_nsec = fs->mounted_us % 1000000 * 1000;
 	if (node->ops->attr)
 		node->ops->attr(fs, node, st);
-	st->st_atim = st->st_ctim = st->st_mtim;
+	if (st->st_atim.tv_sec == 0)
+		st->st_atim = st->st_mtim;
+	st->st_ctim = st->st_mtim;
 	st->st_blocks = (st->st_size + 511) / 512;
 }

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/xattr.h>
 
 #include "fs.h"
 
@@ -15,14 +16,28 @@ static const char *own_name(const char *name)
 	return strncmp(name, XATTR_PREFIX, prefix) == 0 ? name + prefix : NULL;
 }
 
+/* XATTR_CREATE and XATTR_REPLACE: the kernel leaves them to us. */
+static int check_flags(struct fs *fs, struct node *node, const char *own, int flags)
+{
+	char *value = NULL;
+	size_t bytes = 0;
+	if (!(flags & (XATTR_CREATE | XATTR_REPLACE)))
+		return 0;
+	bool exists = node->ops->getxattr && node->ops->getxattr(fs, node, own, &value, &bytes) == 0;
+	free(value);
+	if (exists)
+		return flags & XATTR_CREATE ? -EEXIST : 0;
+	return flags & XATTR_REPLACE ? -ENODATA : 0;
+}
+
 void xattr_set(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
 {
 	struct fs *fs = fs_of(req);
 	struct node *node = node_of(fs, ino);
 	const char *own = own_name(name);
-	int result = !own                   ? -ENOTSUP
-	             : !node->ops->setxattr ? -EPERM
-	                                    : node->ops->setxattr(fs, node, own, value, size, flags);
+	int result = !own ? -ENOTSUP : !node->ops->setxattr ? -EPERM : check_flags(fs, node, own, flags);
+	if (result == 0)
+		result = node->ops->setxattr(fs, node, own, value, size);
 	fuse_reply_err(req, -result);
 }
 
