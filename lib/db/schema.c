@@ -300,6 +300,12 @@ int schema_open(const struct schema *schema, const char *path, int busy_timeout_
 		goto out;
 	}
 	sqlite3_extended_result_codes(db, 1);
+	/* SQLite is content with reading where writing isn't allowed. */
+	if (sqlite3_db_readonly(db, "main") == 1) {
+		r = access(path, W_OK) < 0 ? -errno : -EROFS;
+		schema_fail(ret_error, r, "%s: %s", path, strerror(-r));
+		goto out;
+	}
 	/* Without this, closing after a refusal would move the log into the file. */
 	sqlite3_db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
 	sqlite3_busy_timeout(db, busy_timeout_ms);

@@ -54,9 +54,15 @@ struct mqfs_entry {
 	const char *reason; /* KEPT: for people; may be NULL */
 };
 
-/* Told of everything that changes, by whichever mount of this host; on the state's thread, no lock held. The strings
- * are valid during the call only. After open the entries of earlier mounts come as changed, before any other. What this
- * mount itself asked for (put, change, remove) is told to its done first, and to the watcher after that or never. */
+/*
+ * Told of everything that changes, by whichever mount of this host, within about 250 ms; on the state's thread, no lock
+ * held; it must not block. The strings are valid during the call only. After open the entries of earlier mounts come as
+ * changed, before any other.
+ *
+ * This mount's own requests are told too, after their done has run. Each entry comes as it is at the time of the call,
+ * so that a name may be told of one entry a moment before the entry that had it is told as renamed or removed; removed
+ * may come for an id that was never told. That an entry is in flight is not told for itself.
+ */
 struct mqfs_outbox_watcher {
 	void (*changed)(void *arg, const struct mqfs_entry *entry); /* a new one, or something of it is new */
 	void (*removed)(void *arg, int64_t id, bool sent);          /* sent: the broker has confirmed it */
@@ -71,28 +77,33 @@ struct mqfs_outbox_limits {
 };
 
 /*
- * Begins to send what waits. Blocks until the entries of earlier mounts were told to the watcher. backend and state are
- * used until close. 0 or a negative errno.
+ * Begins to send what waits. Blocks until the entries of earlier mounts were told to the watcher (on the state's
+ * thread, so the caller holds no lock that the watcher takes). backend and state are used until close. 0 or a negative
+ * errno.
  */
 int mqfs_outbox_open(struct mqfs_state *state, struct mqfs_backend *backend, const struct mqfs_outbox_limits *limits,
                      const struct mqfs_outbox_watcher *watcher, void *arg, struct mqfs_outbox **ret_outbox);
 /* Sends nothing more; what is in flight is waited for at most 2 s and stays WAITING if that was too short; leases end.
- * NULL is fine. */
+ * Requests are waited for at most 2 s; those that are not done then complete at the latest when the state is closed. No
+ * function of the watcher runs after it. Not to be called on the state's thread. NULL is fine. */
 void mqfs_outbox_close(struct mqfs_outbox *outbox);
 
-/* result 0: it is on the disk, as id, with this name (name~2, … where a listed one had it). */
+/* result 0: it is on the disk, as id, with this name. Where another entry of the same queue and priority has the name
+ * it is name~2, … (one more than the last twin; the name cut where it would become too long). */
 typedef void mqfs_outbox_put_fn(void *arg, int result, int64_t id, const char *name);
 
 /*
- * Adds entry (its id is ignored) with its message, which is taken over; message_id is set for what is to be WAITING.
- * -ENOSPC: max_bytes, or the disk is full; -EROFS, -EIO, -ETIMEDOUT (deadline, monotonic), -ESHUTDOWN.
+ * Adds entry (its id, body_bytes and in_flight are ignored) with its message, which is taken over; message_id is set
+ * for what is to be WAITING. -ENOSPC: max_bytes (with some for each entry's rows), or the disk is full; -EROFS, -EIO,
+ * -EINVAL (headers nested beyond reason), -ETIMEDOUT (deadline, monotonic), -ESHUTDOWN.
  */
 void mqfs_outbox_put(struct mqfs_outbox *outbox, const struct mqfs_entry *entry, struct mqfs_message *message,
                      int64_t deadline_ms, mqfs_outbox_put_fn *done, void *arg);
 
 /*
  * Changes entry->id to be what entry says (kind, queue, priority, name, mode, …); message replaces its message when not
- * NULL (taken over). What becomes WAITING goes to the end of its line. -EBUSY when it is in flight, -ENOENT when it is
+ * NULL (taken over). What becomes WAITING goes to the end of its line; what was waiting in it already keeps its place,
+ * unless it has another message now. -EBUSY when it is in flight, -ENOENT when it is
  * gone (sent, or removed by another mount).
  */
 void mqfs_outbox_change(struct mqfs_outbox *outbox, const struct mqfs_entry *entry, struct mqfs_message *message,
