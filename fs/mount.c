@@ -106,6 +106,23 @@ static void say_ready(int ready_fd)
 	close(ready_fd);
 }
 
+/* M1: nothing more is taken, and what workers hold they may finish, until drain-timeout or another signal. */
+static void drain(struct fs *fs, const sigset_t *waited)
+{
+	static const struct timespec pause = {.tv_nsec = 50 * 1000000};
+	int64_t end_ms = mqfs_clock_monotonic_ms() + fs->settings.drain_timeout_ms, left = queues_drain(fs);
+	int signal = -1;
+	if (left > 0)
+		log_info("%lld claims are held: waiting for them for %lld s at most", (long long)left,
+		         (long long)(fs->settings.drain_timeout_ms / 1000));
+	while (left > 0 && signal < 0 && mqfs_clock_monotonic_ms() < end_ms && !fuse_session_exited(fs->session)) {
+		signal = sigtimedwait(waited, NULL, &pause);
+		left = queues_drain(fs);
+	}
+	if (left > 0)
+		log_warning("%lld claims were not finished, and go back", (long long)left);
+}
+
 /* Serves until a signal or an unmount ends it. */
 static int serve(struct fs *fs, const char *mountpoint, const sigset_t *waited, int ready_fd)
 {
@@ -127,6 +144,8 @@ static int serve(struct fs *fs, const char *mountpoint, const sigset_t *waited, 
 			sigwait(waited, &signal);
 		while (signal == SIGUSR2 && !fuse_session_exited(fs->session));
 		log_info(signal == SIGUSR2 ? "unmounted" : "ending: signal %d", signal);
+		if (signal != SIGUSR2)
+			drain(fs, waited);
 	}
 	/* New callers find the empty directory from here on; those inside are answered below. */
 	if (!fuse_session_exited(fs->session))

@@ -145,6 +145,19 @@ static struct queue *next_queue(struct fs *fs, struct queue *before)
 	return next;
 }
 
+int64_t queues_drain(struct fs *fs)
+{
+	struct mqfs_consumer_state state;
+	struct queue *queue = NULL;
+	int64_t left = 0;
+	while ((queue = next_queue(fs, queue))) {
+		mqfs_consumer_drain(queue->consumer);
+		mqfs_consumer_state_of(queue->consumer, &state);
+		left += state.claimed + state.settling;
+	}
+	return left;
+}
+
 void queues_clear(struct fs *fs)
 {
 	struct queue *queue;

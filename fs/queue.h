@@ -81,6 +81,9 @@ struct queue *queue_known(struct fs *fs, const char *name);
 struct queue *queue_add(struct fs *fs, const char *name);
 /* It is gone from the broker: no longer listed; what is held is given back when the last reference goes. No lock. */
 void queue_remove(struct fs *fs, struct queue *queue);
+/* M1: takes nothing more; claims can be settled. Again and again, for queues found meanwhile. How many claims are held or
+ * being settled. No lock. */
+int64_t queues_drain(struct fs *fs);
 /* Removes all, at the end. */
 void queues_clear(struct fs *fs);
 

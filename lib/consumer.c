@@ -73,6 +73,17 @@ void mqfs_consumer_stop(struct mqfs_consumer *consumer, mqfs_done_fn *done, void
 	consumer_leave(consumer);
 }
 
+void mqfs_consumer_drain(struct mqfs_consumer *consumer)
+{
+	consumer_enter(consumer);
+	consumer->draining = true;
+	consumer->wanted = false;
+	consumer_fail_waiters(consumer, -ESHUTDOWN);
+	if (consumer->mode == CONSUMER_OFF)
+		consumer_give_back(consumer);
+	consumer_leave(consumer);
+}
+
 void mqfs_consumer_configure(struct mqfs_consumer *consumer, const struct mqfs_settings *settings)
 {
 	consumer_enter(consumer);
@@ -188,6 +199,8 @@ int mqfs_consumer_take(struct mqfs_consumer *consumer, struct mqfs_delivery *del
 		result = -ENOENT;
 	} else if (delivery->state != MQFS_DELIVERY_PENDING) {
 		result = -EBUSY;
+	} else if (consumer->draining) {
+		result = -ESHUTDOWN;
 	} else {
 		consumer_take(held, claimed_by);
 		delivery->owner = owner;
@@ -311,6 +324,7 @@ void mqfs_consumer_state_of(struct mqfs_consumer *consumer, struct mqfs_consumer
 	    .consuming = consumer->mode == CONSUMER_ON && consumer->wanted,
 	    .pending = consumer->counts[MQFS_DELIVERY_PENDING],
 	    .claimed = consumer->counts[MQFS_DELIVERY_CLAIMED],
+	    .settling = consumer->in_flight_count,
 	    .oldest_pending_ms = oldest_pending_ms(consumer),
 	    .prepared = consumer->prepared,
 	};

@@ -120,6 +120,7 @@ struct mqfs_consumer {
 	bool wanted;   /* consuming is wanted */
 	bool ended;    /* the backend gave it up, and was not told to cancel yet */
 	bool closing;  /* mqfs_consumer_free was called */
+	bool draining; /* mqfs_consumer_drain was called */
 	bool steering; /* a thread is calling consume or cancel */
 	bool drained;  /* since consuming was wanted, the queue was seen empty */
 	int prefetch_told;

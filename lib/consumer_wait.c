@@ -104,7 +104,7 @@ int mqfs_consumer_claim(struct mqfs_consumer *consumer, const char *claimed_by, 
 
 	consumer_enter(consumer);
 	consumer_want(consumer, mqfs_clock_monotonic_ms());
-	if (consumer->closing) {
+	if (consumer->closing || consumer->draining) {
 		result = -ESHUTDOWN;
 	} else if (consumer->pending) {
 		*ret_delivery = mqfs_delivery_ref(consumer->pending->delivery);

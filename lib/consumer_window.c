@@ -132,7 +132,7 @@ void consumer_touched(struct mqfs_consumer *consumer, int64_t now_ms)
 void consumer_want(struct mqfs_consumer *consumer, int64_t now_ms)
 {
 	consumer_touched(consumer, now_ms);
-	if (consumer->wanted || consumer->closing)
+	if (consumer->wanted || consumer->closing || consumer->draining)
 		return;
 	consumer->wanted = true;
 	consumer->drained = false;

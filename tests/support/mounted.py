@@ -148,7 +148,8 @@ class Mount:
         self.url, self.password = without_password(url)
         self.path = path
         self.home = home
-        self.options = {key.replace("_", "-"): value for key, value in (options or {}).items()}
+        # What a test holds when it ends goes back at once.
+        self.options = {"drain-timeout": "0"} | {key.replace("_", "-"): value for key, value in (options or {}).items()}
         self.log_path = home / "log"
         self.process = None
         self.killed = False

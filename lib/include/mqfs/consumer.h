@@ -37,6 +37,12 @@ void mqfs_consumer_configure(struct mqfs_consumer *consumer, const struct mqfs_s
  */
 void mqfs_consumer_stop(struct mqfs_consumer *consumer, mqfs_done_fn *done, void *arg);
 
+/*
+ * The mount is ending (M1): from now on nothing is taken (-ESHUTDOWN, waiters too), what is pending goes back, claims
+ * can be settled as before. For good. mqfs_consumer_state_of tells what is left.
+ */
+void mqfs_consumer_drain(struct mqfs_consumer *consumer);
+
 /* Somebody looked at pending/ or claimed/: consuming starts unless it is on, and idle-release begins anew. */
 void mqfs_consumer_touch(struct mqfs_consumer *consumer);
 
@@ -140,6 +146,7 @@ struct mqfs_consumer_state {
 	bool consuming;
 	int64_t pending;
 	int64_t claimed;
+	int64_t settling;          /* outcomes that the backend is being told just now */
 	int64_t oldest_pending_ms; /* age, 0 when none */
 	int prepared;              /* 0, or why retry/ and dead/ can't be used */
 };
