@@ -18,7 +18,7 @@
  * rest is the other's business.
  */
 
-enum { LEASE_MS = 5000 };
+enum { LEASE_MS = 3000 };
 
 bool flight_is_refusal(int result)
 {
