@@ -170,6 +170,7 @@ int test_clocks(void);
 int test_failing(void);
 int test_looking(void);
 int test_leases(void);
+int test_outbox(void);
 /* test_leases starts this program again as another mount: takes a message, stops itself, settles when continued. */
 int lease_child(const char *queue);
 

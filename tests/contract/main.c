@@ -7,7 +7,7 @@
 int main(int argc, char **argv)
 {
 	static int (*const groups[])(void) = {test_queues, test_publishing, test_messages, test_consuming, test_window,
-	                                      test_clocks, test_failing,    test_looking,  test_leases};
+	                                      test_clocks, test_failing,    test_looking,  test_leases,    test_outbox};
 	int failed = 0;
 
 	if (argc > 2 && strcmp(argv[1], "--lease-child") == 0)
