@@ -14,6 +14,9 @@
 #include "publisher_internal.h"
 #include "topology.h"
 
+/* A quorum queue has a new leader within a second or two; there is a new lane each second. */
+#define NACKS_MAX 3
+
 /*
  * What becomes of what is on the way: acks, nacks, returns, refusals and deadlines.
  */
@@ -57,6 +60,59 @@ static void place_made(void *arg, int result, const char *reason)
 	connection_submit(publication->publisher->connection, &publication->job);
 }
 
+/* ---- nacks ---- */
+
+static const char full[] = "the queue is full, or refuses messages";
+
+void publisher_wait(struct publisher *publisher, struct publication *publication)
+{
+	DL_APPEND(publisher->waiting, publication);
+	if (publication->deadline_ms < publisher->earliest_ms)
+		publisher->earliest_ms = publication->deadline_ms;
+}
+
+/* In the next lane, or in the present one if it was nacked in an older one. */
+static void send_once_more(struct publisher *publisher, struct publication *publication)
+{
+	if (publication->nacked_in == publisher->lanes->serial)
+		publisher_wait(publisher, publication);
+	else
+		connection_requeue(publisher->connection, &publication->job);
+}
+
+/* Topology has found out what it could. On its thread. */
+static void kind_learnt(void *arg, int result, const char *reason)
+{
+	struct publication *publication = arg;
+	struct publisher *publisher = publication->publisher;
+
+	(void)result;
+	(void)reason;
+	if (topology_counts(publisher->topology, publication->queue))
+		connection_submit(publisher->connection, &publication->job);
+	else
+		publication_end(publication, -ENOSPC, full);
+}
+
+/* Refused, or only not taken just now? The delay levels are quorum queues. */
+static void publication_nacked(struct publication *publication, const struct lane *lane)
+{
+	struct publisher *publisher = publication->publisher;
+
+	if (!publication->done || publication->nacks++ == NACKS_MAX || publication->place == MQFS_PLACE_DEAD) {
+		publication_end(publication, -ENOSPC, full);
+		return;
+	}
+	publication->nacked_in = lane->serial;
+	publication->returned = 0;
+	publication->job.late_result = -ENOSPC;
+	if (publication->place == MQFS_PLACE_RETRY || topology_counts(publisher->topology, publication->queue))
+		send_once_more(publisher, publication);
+	else if (topology_learn(publisher->topology, publication->queue, publication->deadline_ms, kind_learnt,
+	                        publication) < 0)
+		publication_end(publication, -ENOSPC, full);
+}
+
 static bool is_helper(enum mqfs_place place)
 {
 	return place == MQFS_PLACE_RETRY || place == MQFS_PLACE_DEAD;
@@ -70,8 +126,7 @@ static void publication_settle(struct publication *publication, int result)
 	if (result == 0)
 		result = publication->returned;
 	if (!publication->done || result != -ENOENT) {
-		publication_end(publication, result,
-		                result == -ENOSPC ? "the queue is full, or refuses messages" : NULL);
+		publication_end(publication, result, NULL);
 		return;
 	}
 	if (!is_helper(publication->place) || publication->prepared) {
@@ -111,7 +166,33 @@ void lane_free(struct publisher *publisher, struct lane *lane)
 	free(lane);
 }
 
-/* Answers what is on the way and late, and looks for the next deadline. */
+/* false: it is not to be waited for any longer. */
+static bool is_early(struct publisher *publisher, const struct publication *publication, int64_t now_ms)
+{
+	if (publication->deadline_ms <= now_ms)
+		return false;
+	if (publication->deadline_ms < publisher->earliest_ms)
+		publisher->earliest_ms = publication->deadline_ms;
+	return true;
+}
+
+static void lane_expire(struct publisher *publisher, struct lane *lane, int64_t now_ms)
+{
+	struct publication *publication, *tmp;
+
+	HASH_ITER(hh, lane->on_the_way, publication, tmp)
+	{
+		mqfs_done_fn *done = publication->done;
+
+		if (!done || is_early(publisher, publication, now_ms))
+			continue;
+		publication->done = NULL;
+		publication->message = mqfs_message_free(publication->message);
+		done(publication->arg, -ETIMEDOUT, "the broker did not confirm it in time");
+	}
+}
+
+/* Answers what is late, and looks for the next deadline. */
 void publisher_expire(struct publisher *publisher, int64_t now_ms)
 {
 	struct publication *publication, *tmp;
@@ -120,21 +201,14 @@ void publisher_expire(struct publisher *publisher, int64_t now_ms)
 	publisher->earliest_ms = MQFS_NEVER;
 	DL_FOREACH(publisher->lanes, lane)
 	{
-		HASH_ITER(hh, lane->on_the_way, publication, tmp)
-		{
-			mqfs_done_fn *done = publication->done;
-
-			if (!done)
-				continue;
-			if (publication->deadline_ms > now_ms) {
-				if (publication->deadline_ms < publisher->earliest_ms)
-					publisher->earliest_ms = publication->deadline_ms;
-				continue;
-			}
-			publication->done = NULL;
-			publication->message = mqfs_message_free(publication->message);
-			done(publication->arg, -ETIMEDOUT, "the broker did not confirm it in time");
-		}
+		lane_expire(publisher, lane, now_ms);
+	}
+	DL_FOREACH_SAFE(publisher->waiting, publication, tmp)
+	{
+		if (is_early(publisher, publication, now_ms))
+			continue;
+		DL_DELETE(publisher->waiting, publication);
+		publication_end(publication, -ENOSPC, full);
 	}
 }
 
@@ -154,7 +228,7 @@ void publication_routing_key(const struct publication *publication, mqfs_name_t 
 
 /* ---- what the broker says ---- */
 
-static void on_ack(struct publisher *publisher, struct lane *lane, uint64_t tag, int result)
+static void on_ack(struct publisher *publisher, struct lane *lane, uint64_t tag, bool positive)
 {
 	struct publication *publication;
 
@@ -165,25 +239,27 @@ static void on_ack(struct publisher *publisher, struct lane *lane, uint64_t tag,
 	}
 	lane_remove(publisher, lane, publication);
 	FAILPOINT(amqp_publish_confirmed);
-	publication_settle(publication, result);
+	if (positive)
+		publication_settle(publication, 0);
+	else
+		publication_nacked(publication, lane);
 }
 
 static void on_acked(void *arg, amqp_channel_t channel, uint64_t tag, bool multiple, bool positive)
 {
 	struct publisher *publisher = arg;
 	struct lane *lane = lane_find(publisher, channel);
-	int result = positive ? 0 : -ENOSPC;
 
 	if (!lane)
 		return;
 	publisher->reopen |= !positive && lane == publisher->lanes;
 	if (!multiple) {
-		on_ack(publisher, lane, tag, result);
+		on_ack(publisher, lane, tag, positive);
 		return;
 	}
 	/* The hash is in order of its additions, which is that of the tags. Completions don't come back in here. */
 	while (lane->on_the_way && (tag == 0 || lane->on_the_way->tag <= tag))
-		on_ack(publisher, lane, lane->on_the_way->tag, result);
+		on_ack(publisher, lane, lane->on_the_way->tag, positive);
 }
 
 static bool same_text(const char *a, const char *b)

@@ -62,26 +62,26 @@ void known_forget(struct known *known, const char *queue)
 	pthread_mutex_unlock(&known->lock);
 }
 
-bool known_counts(struct known *known, const char *queue)
+enum kind known_kind(struct known *known, const char *queue)
 {
 	struct known_queue *found;
-	bool counts;
+	enum kind kind;
 
 	pthread_mutex_lock(&known->lock);
 	found = get(known, queue, false);
-	counts = found && found->counts;
+	kind = found ? found->kind : KIND_UNKNOWN;
 	pthread_mutex_unlock(&known->lock);
-	return counts;
+	return kind;
 }
 
-void known_set_counts(struct known *known, const char *queue)
+void known_set_kind(struct known *known, const char *queue, enum kind kind)
 {
 	struct known_queue *found;
 
 	pthread_mutex_lock(&known->lock);
 	found = get(known, queue, true);
 	if (found)
-		found->counts = true;
+		found->kind = kind;
 	pthread_mutex_unlock(&known->lock);
 }
 

@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <uthash.h>
 
+#include "kind.h"
+
 /*
  * What has been found out about queues and can't be asked of the broker: which delay levels a queue has, and whether it
  * counts deliveries. Only a memory: what it says may be out of date. Thread-safe, never blocks.
@@ -15,7 +17,7 @@
 
 struct known_queue {
 	char *queue;
-	bool counts;
+	enum kind kind;
 	uint32_t levels;  /* a bit for each that was there */
 	int64_t tried_ms; /* when all were tried, or 0 */
 	UT_hash_handle hh;
@@ -30,8 +32,8 @@ void known_init(struct known *known);
 void known_deinit(struct known *known);
 
 void known_forget(struct known *known, const char *queue);
-bool known_counts(struct known *known, const char *queue);
-void known_set_counts(struct known *known, const char *queue);
+enum kind known_kind(struct known *known, const char *queue);
+void known_set_kind(struct known *known, const char *queue, enum kind kind);
 
 unsigned known_level_index(int64_t level_ms);
 void known_note_level(struct known *known, const char *queue, unsigned index, bool is_there);

@@ -24,6 +24,18 @@
 
 /* ---- lanes ---- */
 
+/* What was nacked in an older lane; the last first, so that they stand in line as they were sent. */
+static void send_waiting(struct publisher *publisher)
+{
+	struct publication *publication;
+
+	while (publisher->waiting) {
+		publication = publisher->waiting->prev; /* utlist: the head's is the tail */
+		DL_DELETE(publisher->waiting, publication);
+		connection_requeue(publisher->connection, &publication->job);
+	}
+}
+
 static int lane_open(struct publisher *publisher)
 {
 	struct connection *connection = publisher->connection;
@@ -34,6 +46,7 @@ static int lane_open(struct publisher *publisher)
 		connection_fail(connection, "out of memory");
 		return -ENOMEM;
 	}
+	lane->serial = ++publisher->serials;
 	lane->next_tag = 1;
 	r = connection_channel_open(connection, &lane->channel);
 	if (r == 0) {
@@ -49,6 +62,7 @@ static int lane_open(struct publisher *publisher)
 	publisher->reopened_ms = mqfs_clock_monotonic_ms();
 	publisher->reopen = false;
 	DL_PREPEND(publisher->lanes, lane);
+	send_waiting(publisher);
 	return 0;
 }
 
@@ -109,6 +123,10 @@ static void publication_send(struct job *job, void *role)
 	mqfs_name_t key;
 	int status, r;
 
+	if (publication->nacked_in == lane->serial) {
+		publisher_wait(publisher, publication);
+		return;
+	}
 	r = check(publisher, publication, &reason);
 	if (r == 0)
 		r = properties_write(publication->message, &publisher->pool, &properties);
@@ -148,6 +166,10 @@ static void publisher_lost(void *arg, int result, const char *reason)
 	struct publication *publication;
 	struct lane *lane;
 
+	while ((publication = publisher->waiting)) {
+		DL_DELETE(publisher->waiting, publication);
+		publication_end(publication, result, reason);
+	}
 	while ((lane = publisher->lanes)) {
 		while ((publication = lane->on_the_way)) {
 			lane_remove(publisher, lane, publication);
@@ -211,7 +233,7 @@ struct publisher *publisher_free(struct publisher *publisher)
 {
 	if (!publisher)
 		return NULL;
-	assert(!publisher->lanes);
+	assert(!publisher->lanes && !publisher->waiting);
 	empty_amqp_pool(&publisher->pool);
 	free(publisher);
 	return NULL;

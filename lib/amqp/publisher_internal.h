@@ -22,6 +22,9 @@
  * at a time: the one at which the channel closes again is the one (a suspect is cleared by its ack).
  * Some arrive twice that way, with the same message-id; none is lost, and none fails for its neighbour.
  *
+ * A classic queue nacks when it is full. A quorum queue nacks also while it has no leader, and then is sent to again,
+ * in the new lane, a few times; until there is one it waits. Which kind of queue it is, topology finds out.
+ *
  * One whose deadline passes on the way is answered, and stays as a shadow in its lane until its ack comes, so
  * that the window bounds what the broker owes us.
  *
@@ -31,6 +34,7 @@
 struct lane {
 	struct lane *prev, *next;
 	amqp_channel_t channel;
+	uint64_t serial;
 	uint64_t next_tag;
 	struct publication *on_the_way; /* uthash by tag, in order */
 };
@@ -49,13 +53,18 @@ struct publication {
 	int returned;  /* outcome said by basic.return, or 0 */
 	bool suspect;  /* was on the way in a lane that the broker closed */
 	bool prepared; /* its place has been made since it was returned */
+	unsigned nacks;
+	uint64_t nacked_in;              /* the lane, by its serial */
+	struct publication *prev, *next; /* in waiting */
 	UT_hash_handle hh;
 };
 
 struct publisher {
 	struct connection *connection;
 	struct topology *topology;
-	struct lane *lanes;  /* the first is sent in; NULL: none */
+	struct lane *lanes;          /* the first is sent in; NULL: none */
+	struct publication *waiting; /* utlist: nacked, to be sent again in the next lane */
+	uint64_t serials;
 	unsigned on_the_way; /* in all lanes, shadows too */
 	int64_t earliest_ms; /* no deadline on the way is earlier */
 	int64_t reopened_ms;
@@ -75,6 +84,8 @@ void publication_fail(struct job *job, int result, const char *reason);
 void publication_routing_key(const struct publication *publication, mqfs_name_t ret_name);
 /* Answers what is on the way and late, and looks for the next deadline. */
 void publisher_expire(struct publisher *publisher, int64_t now_ms);
+/* Until the next lane is opened, soon, or its deadline passes. */
+void publisher_wait(struct publisher *publisher, struct publication *publication);
 void lane_remove(struct publisher *publisher, struct lane *lane, struct publication *publication);
 void lane_free(struct publisher *publisher, struct lane *lane);
 

@@ -180,6 +180,15 @@ int topology_prepare(struct topology *topology, const char *queue, int64_t deadl
 	return request_submit(topology, request);
 }
 
+int topology_learn(struct topology *topology, const char *queue, int64_t deadline_ms, mqfs_done_fn *done, void *arg)
+{
+	struct request *request = request_new(topology, topology_work_learn, queue, deadline_ms, arg);
+
+	if (request)
+		request->done = done;
+	return request_submit(topology, request);
+}
+
 int topology_make_place(struct topology *topology, const char *queue, enum mqfs_place place, int64_t level_ms,
                         int64_t deadline_ms, mqfs_done_fn *done, void *arg)
 {
@@ -207,12 +216,12 @@ int topology_levels(struct topology *topology, const char *queue, enum mqfs_plac
 
 bool topology_counts(struct topology *topology, const char *queue)
 {
-	return known_counts(&topology->known, queue);
+	return known_kind(&topology->known, queue) == KIND_COUNTS;
 }
 
 void topology_set_counts(struct topology *topology, const char *queue)
 {
-	known_set_counts(&topology->known, queue);
+	known_set_kind(&topology->known, queue, KIND_COUNTS);
 }
 
 /* ---- the role ---- */

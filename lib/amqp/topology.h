@@ -33,6 +33,8 @@ int topology_depths(struct topology *topology, const char *queue, int64_t deadli
 
 /* Makes sure of Q.dead and of the delay level of a first retry. -ENOENT: queue itself is not there. */
 int topology_prepare(struct topology *topology, const char *queue, int64_t deadline_ms, mqfs_done_fn *done, void *arg);
+/* Finds out what topology_counts tells of the queue, as far as that can be. */
+int topology_learn(struct topology *topology, const char *queue, int64_t deadline_ms, mqfs_done_fn *done, void *arg);
 /* Makes the queue of one place (RETRY with its level, DEAD), which turned out to be missing. -ENOENT as above. */
 int topology_make_place(struct topology *topology, const char *queue, enum mqfs_place place, int64_t level_ms,
                         int64_t deadline_ms, mqfs_done_fn *done, void *arg);

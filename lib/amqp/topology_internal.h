@@ -42,6 +42,7 @@ int topology_work_declare(struct topology *topology, struct request *request);
 int topology_work_delete(struct topology *topology, struct request *request);
 int topology_work_depths(struct topology *topology, struct request *request);
 int topology_work_prepare(struct topology *topology, struct request *request);
+int topology_work_learn(struct topology *topology, struct request *request);
 int topology_work_make_place(struct topology *topology, struct request *request);
 int topology_work_levels(struct topology *topology, struct request *request);
 

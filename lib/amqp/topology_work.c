@@ -17,9 +17,9 @@
  * Which delay levels a queue has can't be asked, only tried, one by one, at the price of a channel for each
  * that is missing. Those that were found are remembered, with the time at which all were tried.
  *
- * Whether a queue is a quorum queue can't be asked either. It is known of those that mqfs declared, those whose
- * deliveries came with a count, and those that once refused a conditional delete: with 540, and the whole
- * connection closed.
+ * Whether a queue is a quorum queue can't be asked either. It is known of those that mqfs declared, those that
+ * a probe found out about (kind.h; it needs the permission to configure the queue), those whose deliveries came with
+ * a count, and those that once refused a conditional delete: with 540, and the whole connection closed.
  */
 
 /* Others may have made levels since. */
@@ -90,6 +90,25 @@ static int remove_queue(struct topology *topology, const char *queue, bool if_un
 	amqp_queue_delete(topology->connection->state, topology->scratch, amqp_cstring_bytes(queue), if_unused,
 	                  if_empty);
 	return called(topology);
+}
+
+/* 0, also when it can't be found out, or -ECONNRESET. */
+static int learn_kind(struct topology *topology, const char *queue)
+{
+	struct kind_probe probe;
+	enum kind kind;
+	int r;
+
+	if (known_kind(&topology->known, queue) != KIND_UNKNOWN)
+		return 0;
+	kind_probe_init(&probe);
+	do {
+		kind = KIND_UNKNOWN;
+		r = declare(topology, queue, false, probe.table, NULL);
+	} while (r == -EPERM && !kind_probe_read(&probe, topology->connection->refusal.text, &kind));
+	if (kind != KIND_UNKNOWN)
+		known_set_kind(&topology->known, queue, kind);
+	return r == -ECONNRESET ? r : 0;
 }
 
 /* ---- helper queues ---- */
@@ -195,7 +214,7 @@ int topology_work_declare(struct topology *topology, struct request *request)
 	arguments_work_queue(&arguments, request->queue, settings, topology->connection->version);
 	r = make(topology, request->queue, &arguments);
 	if (r == 0 && settings->type == MQFS_QUEUE_QUORUM)
-		known_set_counts(&topology->known, request->queue);
+		known_set_kind(&topology->known, request->queue, KIND_COUNTS);
 	return r;
 }
 
@@ -205,12 +224,21 @@ int topology_work_prepare(struct topology *topology, struct request *request)
 	int64_t level_ms = mqfs_retry_level(topology->settings.backoff_base_ms, false);
 	int r = look_at(topology, request->queue, NULL);
 
+	if (r == -ENOENT)
+		known_forget(&topology->known, request->queue);
+	if (r == 0)
+		r = learn_kind(topology, request->queue);
 	if (r < 0)
 		return r;
 	r = ensure_dead_queue(topology, request->queue);
 	if (r == 0 || r == -EHOSTDOWN)
 		r = ensure_level(topology, request->queue, level_ms);
 	return r == -EHOSTDOWN ? 0 : r;
+}
+
+int topology_work_learn(struct topology *topology, struct request *request)
+{
+	return learn_kind(topology, request->queue);
 }
 
 int topology_work_make_place(struct topology *topology, struct request *request)
@@ -292,11 +320,11 @@ static int remove_work_queue(struct topology *topology, const struct request *re
 {
 	int r;
 
-	if (known_counts(&topology->known, request->queue))
+	if (known_kind(&topology->known, request->queue) == KIND_COUNTS)
 		return request->unsafe ? remove_unsafely(topology, request->queue) : -EOPNOTSUPP;
 	r = remove_queue(topology, request->queue, true, true);
 	if (was_not_implemented(topology, r)) {
-		known_set_counts(&topology->known, request->queue);
+		known_set_kind(&topology->known, request->queue, KIND_COUNTS);
 		return request->unsafe ? -ECONNRESET : -EOPNOTSUPP;
 	}
 	if (r == -EPERM && topology->connection->refusal.code == AMQP_PRECONDITION_FAILED)
