@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include <mqfs/clock.h>
+#include <mqfs/failpoint.h>
 #define LOG_TOPIC "sqlite"
 #include <mqfs/log.h>
 
@@ -216,8 +217,9 @@ void group_commit(struct store *store, int64_t now_ms)
 		group_note(store, r);
 	if (r == 0)
 		group_complete(batch);
-	else if (r == -EAGAIN)
+	FAILPOINT(sqlite_completed);
+	if (r == -EAGAIN)
 		group_locked_out(store, batch);
-	else
+	else if (r < 0)
 		group_failed(store, batch, r);
 }

@@ -10,7 +10,6 @@
 
 #include <mqfs/clock.h>
 #define LOG_TOPIC "sqlite"
-#include <mqfs/failpoint.h>
 #include <mqfs/log.h>
 
 #include "clockwork.h"
@@ -92,7 +91,6 @@ static void writer_round(struct store *store)
 	group_fail(request_part(&store->backlog, is_late, now_ms), -ETIMEDOUT);
 	writer_housekeep(store, now_ms);
 	group_commit(store, now_ms);
-	FAILPOINT(sqlite_completed);
 	intake_notify(store);
 	group_complete(cancels);
 }

@@ -26,6 +26,11 @@ def daemon_path():
     return os.environ.get("MQFS_BIN", str(root / "build" / "fs" / "mqfs"))
 
 
+def failing_daemon_path():
+    """The same with failpoints in it, from the same build directory."""
+    return str(pathlib.Path(daemon_path()).with_name("mqfs-failpoints"))
+
+
 def decode_mountinfo(text):
     return re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), text)
 
@@ -144,8 +149,9 @@ class Queue:
 class Mount:
     """`mqfs mount -f` on a directory, and the end of it."""
 
-    def __init__(self, url, path, home, options=None, wait=True):
+    def __init__(self, url, path, home, options=None, wait=True, failpoints=None):
         self.url, self.password = without_password(url)
+        self.failpoints = failpoints  # the path of their page: then the daemon is the one that has them
         self.path = path
         self.home = home
         # What a test holds when it ends goes back at once.
@@ -160,7 +166,7 @@ class Mount:
     # -- life ---------------------------------------------------------------
 
     def command(self):
-        words = [daemon_path(), "mount", "-f"]
+        words = [failing_daemon_path() if self.failpoints else daemon_path(), "mount", "-f"]
         if self.options:
             words += ["-o", ",".join(key if value is True else f"{key}={value}" for key, value in self.options.items())]
         return [*words, *([self.url] if self.url else []), str(self.path)]
@@ -171,6 +177,8 @@ class Mount:
                        "XDG_CONFIG_HOME": str(self.home / "config")}
         if self.password:
             environment["MQFS_PASSWORD"] = self.password
+        if self.failpoints:
+            environment["MQFS_FAILPOINTS"] = str(self.failpoints)
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                             env=environment, cwd=self.home, preexec_fn=die_with_parent)
@@ -276,14 +284,14 @@ class Mounts:
         self.directory = directory
         self.all = []
 
-    def add(self, url, options=None, path=None, wait=True):
+    def add(self, url, options=None, path=None, wait=True, failpoints=None):
         number = len(self.all) + 1
         home = self.directory / f"home{number}"
         home.mkdir(parents=True)
         mount = Mount.__new__(Mount)  # known before it starts, so that the watchdog can end it
         self.all.append(mount)
         mount.process = None
-        mount.__init__(url, path or self.directory / f"mnt{number}", home, options, wait)
+        mount.__init__(url, path or self.directory / f"mnt{number}", home, options, wait, failpoints)
         return mount
 
     def abort(self):
