@@ -194,14 +194,25 @@ class Traffic:
         eventually(recovered, seconds - (time.monotonic() - since), "a message through the mount again")
         return time.monotonic() - since
 
-    def settle(self, forgiven=frozenset(), seconds=20):
-        """Ends publishing, and waits until everything that was accepted has been handled. Looking goes on meanwhile."""
+    def is_felt(self, since):
+        """Has a publisher been told of the fault, or does the outbox keep its messages?"""
+        return bool(self.outcomes(since=since) - {"ok"}) or self.queue.stats()["outbox"] > 0
+
+    def kept(self):
+        """What is still listed in new/, since the broker refused it later than close() could say."""
+        return {int(name) for name in self.queue.names("new") if name.isdigit()}
+
+    def settle(self, forgiven=frozenset(), refusals=False, seconds=20):
+        """Ends publishing, and waits until everything that was accepted has been handled, or (refusals) is listed with
+        the reason why not. Looking goes on meanwhile."""
         self.end("publisher")
         missing = set()
 
         def complete():
             nonlocal missing
             missing = self.accepted() - set(self.handled()) - forgiven
+            if refusals:
+                missing -= self.kept()
             return not missing
 
         looks = len(self.lines("observer"))
