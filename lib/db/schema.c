@@ -123,6 +123,8 @@ static int schema_identify(const struct schema *schema, sqlite3 *db, const char 
 	if (application_id != schema->application_id)
 		return schema_fail(ret_error, -EINVAL, "%s: an SQLite database, but not an mqfs %s", path,
 		                   schema->noun);
+	if (*ret_version < 1) /* it got both in one transaction */
+		return schema_fail(ret_error, -EIO, "%s: the %s is damaged (it has no version)", path, schema->noun);
 	if (*ret_version > schema->version)
 		return schema_fail(ret_error, -EOPNOTSUPP,
 		                   "%s: the %s has version %lld and this program knows versions up to %d; "
@@ -131,13 +133,77 @@ static int schema_identify(const struct schema *schema, sqlite3 *db, const char 
 	return 0;
 }
 
-static int schema_check(const struct schema *schema, sqlite3 *db, const char *path, char **ret_error)
+/* What SQLite itself makes (sqlite_stat1, indexes of constraints) is nobody's business. */
+static int schema_list(sqlite3 *db, sqlite3_stmt **ret_list)
+{
+	static const char list[] = "SELECT printf('%s %s %s', type, name, sql) FROM sqlite_schema"
+	                           " WHERE name NOT GLOB 'sqlite_*' ORDER BY 1";
+
+	return sqlite3_prepare_v2(db, list, -1, ret_list, NULL) == SQLITE_OK ? 0 : statement_errno(db);
+}
+
+/* Do two lists say the same? 1, 0, or a negative errno. */
+static int schema_same(sqlite3_stmt *a, sqlite3_stmt *b)
+{
+	int more_a, more_b;
+
+	for (;;) {
+		more_a = statement_step(a);
+		more_b = statement_step(b);
+		if (more_a < 0 || more_b < 0)
+			return more_a < 0 ? more_a : more_b;
+		if (more_a == 0 || more_b == 0)
+			return more_a == more_b;
+		if (strcmp((const char *)sqlite3_column_text(a, 0), (const char *)sqlite3_column_text(b, 0)) != 0)
+			return 0;
+	}
+}
+
+/* A new, empty file of this version, in memory. */
+static int schema_make_model(const struct schema *schema, int64_t version, sqlite3 **ret_db)
+{
+	int r = sqlite3_open(":memory:", ret_db) == SQLITE_OK ? 0 : -ENOMEM;
+
+	for (int64_t i = 0; r == 0 && i < version; i++)
+		if (sqlite3_exec(*ret_db, schema->migrations[i], NULL, NULL, NULL) != SQLITE_OK)
+			r = statement_errno(*ret_db);
+	return r;
+}
+
+/*
+ * Tables, indexes and triggers have to be those that the migrations made: statements and their plans count on
+ * them, and a trigger of somebody else's would do to messages what it likes.
+ */
+static int schema_compare(const struct schema *schema, sqlite3 *db, int64_t version, const char *path, char **ret_error)
+{
+	sqlite3_stmt *found = NULL, *wanted = NULL;
+	sqlite3 *model = NULL;
+	int r = schema_make_model(schema, version, &model);
+
+	if (r == 0)
+		r = schema_list(model, &wanted);
+	if (r < 0)
+		r = schema_fail_db(schema, path, model, ret_error);
+	else if (schema_list(db, &found) < 0 || (r = schema_same(found, wanted)) < 0)
+		r = schema_fail_db(schema, path, db, ret_error);
+	else if (r == 0)
+		r = schema_fail(ret_error, -EIO, "%s: the %s is damaged (its tables are not those of a %s)", path,
+		                schema->noun, schema->noun);
+	sqlite3_finalize(found);
+	sqlite3_finalize(wanted);
+	sqlite3_close(model);
+	return r < 0 ? r : 0;
+}
+
+static int schema_check(const struct schema *schema, sqlite3 *db, int64_t version, const char *path, char **ret_error)
 {
 	sqlite3_stmt *statement = NULL;
 	const char *text = NULL;
 	struct stat status;
-	int r = 0;
+	int r = schema_compare(schema, db, version, path, ret_error);
 
+	if (r < 0)
+		return r;
 	if (stat(path, &status) == 0 && status.st_size > CHECK_BYTES_MAX)
 		return 0;
 	if (sqlite3_prepare_v2(db, "PRAGMA quick_check(1)", -1, &statement, NULL) == SQLITE_OK &&
@@ -193,7 +259,7 @@ static int schema_look(const struct schema *schema, const char *path, const char
 		r = schema_identify(schema, db, path, &version, ret_error);
 	/* While there is a log, the file alone needn't make sense. */
 	if (r == 0 && !schema_has_log(path)) {
-		r = schema_check(schema, db, path, ret_error);
+		r = schema_check(schema, db, version, path, ret_error);
 		*ret_checked = r == 0;
 	}
 	sqlite3_close(db);
@@ -265,7 +331,7 @@ static int schema_enter(const struct schema *schema, sqlite3 *db, const char *pa
 	if (exists) {
 		r = schema_identify(schema, db, path, &version, ret_error);
 		if (r == 0 && !checked)
-			r = schema_check(schema, db, path, ret_error);
+			r = schema_check(schema, db, version, path, ret_error);
 		if (r < 0)
 			return r;
 	}

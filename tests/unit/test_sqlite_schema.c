@@ -176,6 +176,31 @@ static void an_overwritten_page_is_refused(void **state)
 	free(image.data);
 }
 
+/* What somebody has changed with SQL: the file is whole, but not the store that mqfs made. */
+static void changed_tables_are_refused(void **state)
+{
+	static const char *const changes[][2] = {
+	    {"CREATE TRIGGER t AFTER INSERT ON messages BEGIN DELETE FROM contents; END", "DROP TRIGGER t"},
+	    {"ALTER TABLE messages RENAME COLUMN next_at TO then_at",
+	     "ALTER TABLE messages RENAME COLUMN then_at TO next_at"},
+	    {"CREATE TABLE notes (text)", "DROP TABLE notes"},
+	    {"PRAGMA user_version = 0", "PRAGMA user_version = 1"},
+	};
+
+	(void)state;
+	make_store();
+	for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {
+		sql(changes[i][0]);
+		assert_refused(-EIO, "damaged");
+		sql(changes[i][1]);
+		mqfs_backend_close(open_store(10000));
+	}
+	sql("ANALYZE"); /* harmless */
+	mqfs_backend_close(open_store(10000));
+	sql("DROP INDEX messages_due");
+	assert_refused(-EIO, "damaged");
+}
+
 static void a_directory_is_refused(void **state)
 {
 	struct mqfs_backend *backend;
@@ -254,6 +279,7 @@ int main(void)
 	    STORE_TEST(a_newer_store_is_refused),
 	    STORE_TEST(a_cut_store_is_refused),
 	    STORE_TEST(an_overwritten_page_is_refused),
+	    STORE_TEST(changed_tables_are_refused),
 	    STORE_TEST(a_directory_is_refused),
 	    STORE_TEST(whoever_is_first_makes_it),
 	    STORE_TEST(a_log_that_was_left_is_read),
