@@ -8,6 +8,9 @@
 #include <mqfs/clock.h>
 #include <mqfs/failpoint.h>
 
+/* Nothing that mqfs has counted is larger; what is comes of damage, and sums with it must not overflow. */
+#define NUMBER_MAX (INT64_C(1) << 60)
+
 /* How long one attempt waits for another process's lock; deadlines are looked at in between. */
 enum { LEDGER_PATIENCE_MS = 100 };
 
@@ -43,6 +46,18 @@ int ledger_sync(struct store *store)
 	return 1;
 }
 
+static int ledger_read_sequence(struct store *store)
+{
+	int64_t sequence;
+	int r = statement_integer(store->statements[STATEMENT_SEQUENCE_GET], -1, &sequence);
+
+	if (r == 0 && (sequence < 0 || sequence > NUMBER_MAX))
+		r = -EIO;
+	if (r == 0)
+		store->sequence = sequence;
+	return r;
+}
+
 int ledger_begin(struct store *store, bool write)
 {
 	int r;
@@ -53,7 +68,7 @@ int ledger_begin(struct store *store, bool write)
 		return r;
 	r = ledger_sync(store);
 	if (r >= 0 && store->sequence < 0)
-		r = statement_integer(store->statements[STATEMENT_SEQUENCE_GET], 0, &store->sequence);
+		r = ledger_read_sequence(store);
 	if (r < 0) {
 		ledger_rollback(store);
 		return r;
@@ -112,6 +127,25 @@ void ledger_rollback(struct store *store)
 	store->due_us = -1;
 }
 
+int ledger_name(sqlite3_stmt *statement, int column, char **ret_name)
+{
+	const char *text = (const char *)sqlite3_column_text(statement, column);
+
+	if (!text)
+		return sqlite3_column_type(statement, column) == SQLITE_NULL ? -EIO : -ENOMEM;
+	if (strlen(text) != (size_t)sqlite3_column_bytes(statement, column))
+		return -EIO;
+	*ret_name = strdup(text);
+	return *ret_name ? 0 : -ENOMEM;
+}
+
+static int64_t ledger_column(sqlite3_stmt *statement, int column)
+{
+	int64_t number = sqlite3_column_int64(statement, column);
+
+	return number < 0 ? 0 : number < NUMBER_MAX ? number : NUMBER_MAX;
+}
+
 static int ledger_load(struct store *store, sqlite3_stmt *statement, struct queue **ret_queue)
 {
 	struct queue *queue;
@@ -121,21 +155,20 @@ static int ledger_load(struct store *store, sqlite3_stmt *statement, struct queu
 	if (r <= 0)
 		return r;
 	queue = calloc(1, sizeof(*queue));
-	if (queue)
-		queue->name = strdup((const char *)sqlite3_column_text(statement, 1));
-	if (!queue || !queue->name) {
+	r = queue ? ledger_name(statement, 1, &queue->name) : -ENOMEM;
+	if (r < 0) {
 		sqlite3_reset(statement);
 		free(queue);
-		return -ENOMEM;
+		return r;
 	}
 	queue->id = sqlite3_column_int64(statement, 0);
-	queue->max_priority = sqlite3_column_int64(statement, 2);
-	queue->message_ttl_ms = sqlite3_column_int64(statement, 3);
-	queue->max_length = sqlite3_column_int64(statement, 4);
+	queue->max_priority = ledger_column(statement, 2);
+	queue->message_ttl_ms = ledger_column(statement, 3);
+	queue->max_length = ledger_column(statement, 4);
 	queue->overflow = sqlite3_column_int(statement, 5);
 	queue->dead_letter = sqlite3_column_int(statement, 6) != 0;
 	for (int state = 0; state < STATES; state++)
-		queue->counts[state] = sqlite3_column_int64(statement, 7 + state);
+		queue->counts[state] = ledger_column(statement, 7 + state);
 	sqlite3_reset(statement);
 	HASH_ADD_KEYPTR(by_name, store->queues_by_name, queue->name, strlen(queue->name), queue);
 	HASH_ADD(by_id, store->queues_by_id, id, sizeof(queue->id), queue);

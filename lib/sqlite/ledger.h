@@ -23,6 +23,8 @@ int ledger_sync(struct store *store);
 /* 0 with *ret_queue NULL when there is none. It is valid until the transaction ends. */
 int ledger_queue(struct store *store, const char *name, struct queue **ret_queue);
 int ledger_queue_by_id(struct store *store, int64_t id, struct queue **ret_queue);
+/* The name of a queue in a row: a new string. -EIO for what can't be one, -ENOMEM. */
+int ledger_name(sqlite3_stmt *statement, int column, char **ret_name);
 /* It was deleted. */
 void ledger_drop(struct store *store, struct queue *queue);
 void ledger_forget(struct store *store);

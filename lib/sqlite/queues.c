@@ -107,8 +107,10 @@ int queues_list(struct store *store, struct request *request)
 				break;
 			request->names = grown;
 		}
-		request->names[request->count] = strdup((const char *)sqlite3_column_text(statement, 0));
-		if (!request->names[request->count])
+		r = ledger_name(statement, 0, &request->names[request->count]);
+		if (r == -EIO)
+			continue; /* damaged: nobody can ask for it */
+		if (r < 0)
 			break;
 		request->count++;
 	}

@@ -166,6 +166,29 @@ static void a_damaged_page_is_eio(void **state)
 }
 
 /* The counts are kept, not counted: they have to stay right through everything. */
+/* Numbers that no store ever gets to. */
+static void absurd_numbers_are_harmless(void **state)
+{
+	(void)state;
+	sql("UPDATE store SET sequence = 9223372036854775807");
+	assert_int_equal(publish(backend, "jobs", unit_message("x")), -EIO);
+	sql("UPDATE store SET sequence = -1");
+	assert_int_equal(publish(backend, "jobs", unit_message("x")), -EIO);
+	sql("UPDATE store SET sequence = 1000;"
+	    "UPDATE queues SET ready = 9223372036854775807, dead = -5, message_ttl = 9223372036854775807");
+	assert_int_equal(publish(backend, "jobs", unit_message("x")), 0);
+	assert_true(depths(backend, "jobs").ready > 0);
+	assert_int_equal(depths(backend, "jobs").dead, 0);
+}
+
+static void a_name_with_a_zero_is_no_queue(void **state)
+{
+	(void)state;
+	sql("INSERT INTO queues SELECT id + 1, 'jobs' || char(0) || 'x', 0, 0, 0, 0, 0, 7, 0, 0, 0 FROM queues");
+	assert_int_equal(publish(backend, "jobs", unit_message("x")), 0);
+	assert_int_equal(depths(backend, "jobs").ready, 1);
+}
+
 static void the_counts_stay_right(void **state)
 {
 	static const char drift[] = "SELECT count(*) FROM queues q WHERE"
@@ -219,6 +242,8 @@ int main(void)
 	    STORE_TEST(a_locked_store_can_be_closed),
 	    STORE_TEST(a_damaged_message_goes_to_the_dead),
 	    STORE_TEST(a_damaged_page_is_eio),
+	    STORE_TEST(absurd_numbers_are_harmless),
+	    STORE_TEST(a_name_with_a_zero_is_no_queue),
 	    STORE_TEST(the_counts_stay_right),
 	    cmocka_unit_test(a_full_disk_is_enospc),
 	};
