@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <ctype.h>
 #include <errno.h>
-#include <limits.h>
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +19,6 @@
 enum {
 	READABLE_BYTES_MAX = 80,
 	DIGEST_BYTES = 8,
-	PEER_BYTES_MAX = 8192,
 };
 
 static int compare_hosts(const void *a, const void *b)
@@ -31,52 +29,57 @@ static int compare_hosts(const void *a, const void *b)
 	return order != 0 ? order : left->port - right->port;
 }
 
-/* Appends text with %XX for all that is not plain; host names in lower case. */
-static size_t append_escaped(char *buffer, size_t used, const char *text, bool lower)
+/* Writes text with %XX for all that is not plain; host names in lower case. */
+static void write_escaped(FILE *out, const char *text, bool lower)
 {
-	for (; *text && used + 4 < PEER_BYTES_MAX; text++) {
+	for (; *text; text++) {
 		unsigned char byte = (unsigned char)*text;
 
 		if (isalnum(byte) || strchr("-._~:", byte))
-			buffer[used++] = (char)(lower ? tolower(byte) : byte);
+			fputc(lower ? tolower(byte) : byte, out);
 		else
-			used += (size_t)sprintf(buffer + used, "%%%02X", byte);
+			fprintf(out, "%%%02X", byte);
 	}
-	buffer[used] = '\0';
-	return used;
 }
 
-static int amqp_peer(const char *text, char **ret_peer)
+static void write_peer(FILE *out, struct url *url)
 {
-	char *buffer = malloc(PEER_BYTES_MAX + 64);
-	const char *error;
-	struct url *url;
-	size_t used;
-	int r;
-
-	if (!buffer)
-		return -ENOMEM;
-	r = url_parse(text, &url, &error);
-	if (r < 0) {
-		free(buffer);
-		return r;
-	}
 	qsort(url->hosts, url->count, sizeof(*url->hosts), compare_hosts);
-	used = (size_t)sprintf(buffer, "%s://", url->tls ? "amqps" : "amqp");
-	for (size_t i = 0; i < url->count && used + 64 < PEER_BYTES_MAX; i++) {
+	fputs(url->tls ? "amqps://" : "amqp://", out);
+	for (size_t i = 0; i < url->count; i++) {
 		const struct url_host *host = &url->hosts[i];
 		bool v6 = strchr(host->name, ':') != NULL;
 
 		if (i > 0 && compare_hosts(host, host - 1) == 0)
 			continue;
-		used += (size_t)sprintf(buffer + used, "%s%s", i > 0 ? "," : "", v6 ? "[" : "");
-		used = append_escaped(buffer, used, host->name, true);
-		used += (size_t)sprintf(buffer + used, "%s:%d", v6 ? "]" : "", host->port);
+		fprintf(out, "%s%s", i > 0 ? "," : "", v6 ? "[" : "");
+		write_escaped(out, host->name, true);
+		fprintf(out, "%s:%d", v6 ? "]" : "", host->port);
 	}
-	buffer[used++] = '/';
-	append_escaped(buffer, used, url->vhost, false);
+	fputc('/', out);
+	write_escaped(out, url->vhost, false);
+}
+
+static int amqp_peer(const char *text, char **ret_peer)
+{
+	const char *error;
+	char *peer = NULL;
+	struct url *url;
+	size_t bytes;
+	FILE *out;
+	int r = url_parse(text, &url, &error);
+
+	if (r < 0)
+		return r;
+	out = open_memstream(&peer, &bytes);
+	if (out)
+		write_peer(out, url);
 	url_free(url);
-	*ret_peer = buffer;
+	if (!out || fclose(out) != 0) {
+		free(peer);
+		return -ENOMEM;
+	}
+	*ret_peer = peer;
 	return 0;
 }
 
