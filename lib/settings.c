@@ -119,8 +119,8 @@ static const struct row rows[] = {
     YES_NO("outbox", MOUNT, outbox, true, "keep what the broker can't take now, and send it later: yes or no"),
     NUMBER(SIZE, "outbox-max", MOUNT, outbox_max_bytes, 256 * MIB, 64 << 10, 1024 * 1024 * MIB,
            "what the outbox and kept drafts may take on the disk, 64K..1048576M"),
-    NUMBER(TIME, "settled-ttl", MOUNT, settled_ttl_ms, DAY, MINUTE, MONTH,
-           "how long an outcome is remembered that the broker could not be told, 1min..720h"),
+    NUMBER(TIME, "settled-ttl", MOUNT, settled_ttl_ms, DAY, SECOND, MONTH,
+           "how long an outcome is remembered that the broker could not be told, 1s..720h"),
     NUMBER(TIME, "drain-timeout", MOUNT, drain_timeout_ms, 30 * SECOND, 0, HOUR,
            "how long the end of a mount waits for what is under way, 0..1h"),
 };
