@@ -10,7 +10,9 @@
 #include <mqfs/backend.h>
 #include <mqfs/clock.h>
 #include <mqfs/name.h>
+#include <mqfs/records.h>
 #include <mqfs/settings.h>
+#include <mqfs/state.h>
 
 #include "node.h"
 #include "reply.h"
@@ -33,6 +35,8 @@ struct fs {
 	/* constant once mounted */
 	struct fuse_session *session;
 	struct mqfs_backend *backend;
+	struct mqfs_state *state;
+	struct mqfs_records *records;
 	uid_t uid;
 	gid_t gid;
 	int64_t mounted_us;

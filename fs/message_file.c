@@ -165,12 +165,14 @@ struct fact {
 	const char *name;
 	char *value;
 	bool claimed;
+	int64_t takes;
 };
 
 static void guarded_fact(struct mqfs_delivery *delivery, void *arg)
 {
 	struct fact *fact = arg;
 	fact->claimed = delivery->claimed_us != 0;
+	fact->takes = delivery->takes;
 	if (strcmp(fact->name, "state") == 0)
 		fact->value = strdup(mqfs_delivery_state_name(delivery->state));
 	else if (strcmp(fact->name, "claimed-by") == 0 && delivery->claimed_us)
@@ -204,7 +206,7 @@ static char *fact_of(struct node *node, const char *name)
 	if (ready)
 		mqfs_consumer_with(node->queue->consumer, delivery, guarded_fact, &fact);
 	if (strcmp(name, "attempts") == 0)
-		return number_text(history.attempts + fact.claimed);
+		return number_text(history.attempts + fact.takes + fact.claimed);
 	if (strcmp(name, "error") == 0 && !fact.value && history.error)
 		return strdup(history.error);
 	if (strcmp(name, "state") == 0 && !ready)

@@ -183,6 +183,25 @@ static int connect_backend(struct fs *fs, const struct options *options)
 	return result;
 }
 
+/* What outlives the process. After the backend was opened: an embedded store has to exist to be told by its path. */
+static int open_state(struct fs *fs, const struct options *options)
+{
+	char *error = NULL;
+	int result = mqfs_state_open(options->state_dir, options->url, &fs->state, &error);
+	if (result == 0 && !(fs->records = mqfs_records_open(fs->state, options->settings.settled_ttl_ms)))
+		result = -ENOMEM;
+	if (result < 0)
+		fprintf(stderr, "mqfs: %s\n", error ? error : strerror(-result));
+	free(error);
+	return result;
+}
+
+static void close_state(struct fs *fs)
+{
+	mqfs_records_close(fs->records);
+	mqfs_state_close(fs->state);
+}
+
 static struct fuse_session *session_new(struct fs *fs, const struct options *options)
 {
 	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
@@ -216,6 +235,7 @@ static void fs_end(struct fs *fs)
 	queues_clear(fs);
 	tree_clear(fs);
 	mqfs_backend_close(fs->backend);
+	close_state(fs);
 	parked_end(fs, EIO);
 	notify_stop(fs);
 }
@@ -254,6 +274,11 @@ static int run(const struct options *options, int ready_fd)
 	handle_signals(&waited);
 	if (connect_backend(&fs, options) < 0)
 		return EXIT_FAILURE;
+	if (open_state(&fs, options) < 0) {
+		mqfs_backend_close(fs.backend);
+		close_state(&fs);
+		return EXIT_FAILURE;
+	}
 	result = mount_and_serve(&fs, options, &waited, ready_fd);
 	fs_end(&fs);
 	if (fs.session) {

@@ -12,6 +12,7 @@
 #include "pending_dir.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -211,86 +212,130 @@ static void pending_opendir(struct fs *fs, fuse_req_t req, struct node *node, st
 
 /* --- settling by name --- */
 
-static void delivery_unlink(struct fs *fs, fuse_req_t req, struct node *dir, const char *name)
-{
-	(void)fs;
-	pid_t tid = fuse_req_ctx(req)->pid;
-	struct mqfs_consumer *consumer = dir->queue->consumer;
-	struct mqfs_delivery *delivery = NULL;
-	enum mqfs_delivery_state state;
-
-	int result = find_for(dir, name, tid, &delivery, &state);
-	if (result == 0) {
-		result =
-		    state == MQFS_DELIVERY_PENDING ? -EPERM : mqfs_consumer_settle(consumer, delivery, MQFS_SETTLE_ACK);
-	} else if (result == -ENOENT) {
-		result = find_error_for(dir, name, tid, &delivery);
-		if (result == 0)
-			result = mqfs_consumer_set_error(consumer, delivery, "", 0);
-	}
-	mqfs_delivery_unref(delivery);
-	fuse_reply_err(req, -result);
-	FAILPOINT(fs_settle_answered);
-}
-
-struct forward {
+/*
+ * An rm or a mv. Forwarding waits for the broker, and after a lost connection every outcome waits for the disk (C9).
+ * All else is answered at once and never parked: so it is begun first, and of the parking and the completion whoever
+ * comes second answers.
+ */
+struct settling {
 	struct fs *fs;
 	ticket_t ticket;
-	struct queue *queue; /* where to; a reference */
+	atomic_bool met;
+	int result;
+	struct queue *queue; /* whose directory a mv leads to, a reference; NULL: what has no name there */
 	const void *dir;
 	mqfs_name_t name;
 };
 
-static void forwarded(void *arg, int result, const char *reason)
+static void settling_free(struct settling *settling)
 {
-	(void)reason;
-	struct forward *forward = arg;
-	if (result == 0)
-		moved_add(forward->fs, forward->queue, forward->dir, forward->name, S_IFREG);
-	FAILPOINT(fs_forward_answering);
-	unpark_error(forward->fs, forward->ticket, -result);
-	FAILPOINT(fs_forward_answered);
-	queue_unref(forward->queue);
-	free(forward);
+	if (settling->queue)
+		queue_unref(settling->queue);
+	free(settling);
 }
 
-/* Published and confirmed in another queue, then acknowledged here: the one mv that waits (C5). */
-static void forward_to(struct fs *fs, fuse_req_t req, const struct rename *rename, struct mqfs_delivery *delivery)
+static void show_moved(const struct settling *settling)
 {
-	struct queue *queue = rename->from_dir->queue;
-	const struct node *new_dir = rename->to_dir;
-	struct forward *forward = malloc(sizeof(*forward));
-	if (!forward) {
+	if (settling->result == 0 && settling->queue)
+		moved_add(settling->fs, settling->queue, settling->dir, settling->name, S_IFREG);
+}
+
+static void settling_answer(struct settling *settling)
+{
+	show_moved(settling);
+	unpark_error(settling->fs, settling->ticket, -settling->result);
+	settling_free(settling);
+}
+
+static void settled(void *arg, int result, const char *reason)
+{
+	(void)reason;
+	struct settling *settling = arg;
+	settling->result = result;
+	if (atomic_exchange(&settling->met, true))
+		settling_answer(settling);
+}
+
+/* begun: 0 or -errno, the outcome; 1: settled() is called. */
+static void settling_reply(struct settling *settling, fuse_req_t req, int begun, int64_t deadline_ms)
+{
+	if (begun == 1) {
+		settling->ticket = park(settling->fs, req, deadline_ms + 100, INTERRUPT_WHEN_DYING, NULL, NULL);
+		if (atomic_exchange(&settling->met, true))
+			settling_answer(settling);
+		return;
+	}
+	settling->result = begun;
+	show_moved(settling);
+	settling_free(settling);
+	fuse_reply_err(req, -begun);
+}
+
+static struct settling *settling_new(struct fs *fs, struct queue *queue, int64_t *ret_deadline_ms)
+{
+	struct settling *settling = calloc(1, sizeof(*settling));
+	if (!settling)
+		return NULL;
+	settling->fs = fs;
+	fs_lock(fs);
+	*ret_deadline_ms = mqfs_clock_monotonic_ms() + queue->settings.rename_timeout_ms;
+	fs_unlock(fs);
+	return settling;
+}
+
+static int unlink_delivery(struct queue *queue, struct mqfs_delivery *delivery, enum mqfs_delivery_state state,
+                           struct settling *settling)
+{
+	if (state == MQFS_DELIVERY_PENDING)
+		return -EPERM;
+	return mqfs_consumer_settle_durably(queue->consumer, delivery, MQFS_SETTLE_ACK, settled, settling);
+}
+
+static void delivery_unlink(struct fs *fs, fuse_req_t req, struct node *dir, const char *name)
+{
+	pid_t tid = fuse_req_ctx(req)->pid;
+	struct mqfs_delivery *delivery = NULL;
+	enum mqfs_delivery_state state;
+	int64_t deadline_ms;
+	struct settling *settling = settling_new(fs, dir->queue, &deadline_ms);
+	if (!settling) {
 		fuse_reply_err(req, ENOMEM);
 		return;
 	}
-	fs_lock(fs);
-	int64_t deadline_ms = mqfs_clock_monotonic_ms() + queue->settings.rename_timeout_ms;
-	fs_unlock(fs);
-	ticket_t ticket = park(fs, req, deadline_ms + 100, INTERRUPT_WHEN_DYING, NULL, NULL);
-	*forward = (struct forward){fs, ticket, queue_ref(new_dir->queue), new_dir->object, ""};
-	strcpy(forward->name, rename->to);
-	int result = mqfs_consumer_forward(queue->consumer, delivery, new_dir->queue->name, new_dir_priority(new_dir),
-	                                   deadline_ms, forwarded, forward);
-	if (result < 0) {
-		unpark_error(fs, ticket, -result);
-		queue_unref(forward->queue);
-		free(forward);
+	int result = find_for(dir, name, tid, &delivery, &state);
+	if (result == 0) {
+		result = unlink_delivery(dir->queue, delivery, state, settling);
+	} else if (result == -ENOENT) {
+		result = find_error_for(dir, name, tid, &delivery);
+		if (result == 0)
+			result = mqfs_consumer_set_error(dir->queue->consumer, delivery, "", 0);
 	}
+	mqfs_delivery_unref(delivery);
+	settling_reply(settling, req, result, deadline_ms);
 }
 
-/* Everything but a forward: 0 or -errno. */
-static int settle_by_rename(struct fs *fs, const struct rename *rename, struct mqfs_delivery *delivery,
-                            enum mqfs_delivery_state state, pid_t tid)
+/* Published and confirmed in another queue, then acknowledged here (C5). */
+static int forward(const struct rename *rename, struct mqfs_delivery *delivery, int64_t deadline_ms,
+                   struct settling *settling)
 {
-	(void)fs;
+	const struct node *to = rename->to_dir;
+	int result = mqfs_consumer_forward(rename->from_dir->queue->consumer, delivery, to->queue->name,
+	                                   new_dir_priority(to), deadline_ms, settled, settling);
+	return result < 0 ? result : 1;
+}
+
+/* Everything but a forward. */
+static int settle_by_rename(const struct rename *rename, struct mqfs_delivery *delivery, enum mqfs_delivery_state state,
+                            pid_t tid, struct settling *settling)
+{
 	struct queue *queue = rename->from_dir->queue;
 	const struct node *to = rename->to_dir;
 	if (to->queue != queue)
 		return -EPERM;
 	if (to->ops == &failed_dir_ops) {
 		bool retry = to->object == &queue->slots[SLOT_RETRY];
-		return mqfs_consumer_settle(queue->consumer, delivery, retry ? MQFS_SETTLE_RETRY : MQFS_SETTLE_BURY);
+		return mqfs_consumer_settle_durably(queue->consumer, delivery,
+		                                    retry ? MQFS_SETTLE_RETRY : MQFS_SETTLE_BURY, settled, settling);
 	}
 	/* Within the window a message keeps its name. */
 	if (strcmp(rename->from, rename->to) != 0)
@@ -302,31 +347,30 @@ static int settle_by_rename(struct fs *fs, const struct rename *rename, struct m
 	return -EPERM;
 }
 
-static int settle_and_show(struct fs *fs, const struct rename *rename, struct mqfs_delivery *delivery,
-                           enum mqfs_delivery_state state, pid_t tid)
-{
-	int result = settle_by_rename(fs, rename, delivery, state, tid);
-	if (result == 0 && rename->to_dir->ops != &claimed_dir_ops)
-		moved_add(fs, rename->to_dir->queue, rename->to_dir->object, rename->to, S_IFREG);
-	return result;
-}
-
 static void delivery_rename(struct fs *fs, fuse_req_t req, const struct rename *rename)
 {
+	const struct node *to = rename->to_dir;
 	pid_t tid = fuse_req_ctx(req)->pid;
-	struct mqfs_delivery *delivery;
+	struct mqfs_delivery *delivery = NULL;
 	enum mqfs_delivery_state state;
-	int result = find_for(rename->from_dir, rename->from, tid, &delivery, &state);
-	if (result < 0) {
-		fuse_reply_err(req, -result);
+	int64_t deadline_ms;
+	struct settling *settling = settling_new(fs, rename->from_dir->queue, &deadline_ms);
+	if (!settling) {
+		fuse_reply_err(req, ENOMEM);
 		return;
 	}
-	if (rename->to_dir->ops == &new_dir_ops)
-		forward_to(fs, req, rename, delivery);
-	else
-		fuse_reply_err(req, -settle_and_show(fs, rename, delivery, state, tid));
-	FAILPOINT(fs_settle_answered);
+	if (to->queue && to->ops != &claimed_dir_ops) {
+		settling->queue = queue_ref(to->queue);
+		settling->dir = to->object;
+		strcpy(settling->name, rename->to);
+	}
+	int result = find_for(rename->from_dir, rename->from, tid, &delivery, &state);
+	if (result == 0 && to->ops == &new_dir_ops)
+		result = forward(rename, delivery, deadline_ms, settling);
+	else if (result == 0)
+		result = settle_by_rename(rename, delivery, state, tid, settling);
 	mqfs_delivery_unref(delivery);
+	settling_reply(settling, req, result, deadline_ms);
 }
 
 const struct node_ops pending_dir_ops = {

@@ -43,7 +43,7 @@ static struct queue *queue_new(struct fs *fs, const char *name)
 	fs_unlock(fs);
 
 	struct mqfs_backend *backend = fs->backend;
-	queue->consumer = mqfs_consumer_new(backend, name, &queue->settings, &queue->counters);
+	queue->consumer = mqfs_consumer_new(backend, name, &queue->settings, &queue->counters, fs->records);
 	queue->retry = mqfs_look_new(backend, name, MQFS_PLACE_RETRY, &queue->settings, &queue->counters);
 	queue->dead = mqfs_look_new(backend, name, MQFS_PLACE_DEAD, &queue->settings, &queue->counters);
 	if (!queue->consumer || !queue->retry || !queue->dead) {

@@ -15,7 +15,8 @@
 static struct mqfs_counters nobodys;
 
 struct mqfs_consumer *mqfs_consumer_new(struct mqfs_backend *backend, const char *queue,
-                                        const struct mqfs_settings *settings, struct mqfs_counters *counters)
+                                        const struct mqfs_settings *settings, struct mqfs_counters *counters,
+                                        struct mqfs_records *records)
 {
 	struct mqfs_consumer *consumer = calloc(1, sizeof(*consumer));
 
@@ -29,6 +30,8 @@ struct mqfs_consumer *mqfs_consumer_new(struct mqfs_backend *backend, const char
 	consumer->backend = backend;
 	consumer->patient = backend->ops->patient;
 	consumer->counters = counters;
+	consumer->records = records;
+	consumer->wary = CONSUMER_WARY;
 	consumer->settings = *settings;
 	consumer->next_due_ms = MQFS_NEVER;
 	gethostname(consumer->host, sizeof(consumer->host) - 1);
@@ -49,6 +52,7 @@ void mqfs_consumer_free(struct mqfs_consumer *consumer)
 	consumer->notify = NULL;
 	consumer->wake = NULL;
 	consumer_fail_waiters(consumer, -ESHUTDOWN);
+	consumer_abandon(consumer);
 	/* While it consumes, what is given back would come again at once: the cancel's completion gives it back. */
 	if (consumer->mode == CONSUMER_OFF)
 		consumer_give_back(consumer);

@@ -7,6 +7,7 @@
 
 #include <mqfs/clock.h>
 #include <mqfs/consumer.h>
+#include <mqfs/records.h>
 
 /* uthash ends the process when memory is short, unless told to leave the element out. */
 #define HASH_NONFATAL_OOM 1
@@ -28,7 +29,8 @@
  * (`in_flight`, `disposition`). They differ when a new outcome replaces one that could not be done.
  *
  * A lost connection detaches what was taken (`detached`): it has no tag at the broker until its very
- * copy is delivered again and is attached to the old entry (consumer_lost.c, rule C9).
+ * copy is delivered again and is attached to the old entry (consumer_lost.c, rule C9), or its outcome is on the
+ * disk (consumer_recall.c).
  *
  * Memory: one reference for the owner, one while the backend may call the sink, and one for each
  * settlement in flight.
@@ -38,6 +40,10 @@
 #define CONSUMER_GATHER_MS 20         /* a first look waits so long for one more */
 #define CONSUMER_AGAIN_MS 3000        /* between two tries of an outcome */
 #define CONSUMER_RECORD_MS 3600000    /* how long a detached delivery may be recognised */
+#define CONSUMER_STALE_MS 1000        /* how long a claim that can't be settled is still listed (fails with ESTALE) */
+#define CONSUMER_TAKE_MS 500          /* a take that lasts so long is recorded */
+#define CONSUMER_RECALL_MS 5000       /* a redelivery waits so long for what the disk knows of it */
+#define CONSUMER_WARY 1000            /* takes of redelivered ones that are recorded at once, in the beginning */
 #define CONSUMER_TIMEOUT_GAP_MS 60000 /* how long before the broker's consumer-timeout a claim ends */
 #define CONSUMER_ERROR_MAX 4096       /* bytes of a failure's reason */
 
@@ -59,10 +65,21 @@ struct held {
 	char *cause;
 	mqfs_done_fn *forwarded; /* in_flight, and a forward: who waits for it */
 	void *forwarded_arg;
+	bool apart; /* in_flight, and a forward of a detached one: its copy is published, and that is all */
 
 	bool detached;
 	int64_t detached_ms;
 	struct mqfs_delivery *successor; /* its copy came again while the old try was still in flight; a reference */
+
+	/* consumer_recall.c */
+	bool noted;         /* the state file knows something of this copy */
+	bool take_noted;    /* also of this take */
+	bool take_counts;   /* given back, it is a failed attempt all the same */
+	bool worn_out;      /* its attempts were used up before it was listed */
+	int64_t note_ms;    /* when this take will have lasted long enough to be noted */
+	unsigned recording; /* how often its outcome is on its way to the disk */
+	mqfs_done_fn *kept; /* who waits for that */
+	void *kept_arg;
 
 	UT_hash_handle hh;
 	struct held *previous, *next; /* in consumer->pending */
@@ -74,6 +91,12 @@ struct consumer_stop {
 	mqfs_done_fn *done;
 	void *arg;
 	struct consumer_stop *next;
+};
+
+/* A question to the records, or an order: what its completion is about, as references. */
+struct consumer_recall {
+	struct mqfs_consumer *consumer;
+	struct mqfs_delivery *delivery;
 };
 
 /* What to do when the lock is let go. */
@@ -97,6 +120,7 @@ enum waiter_kind { WAITER_NONE, WAITER_STOCKED, WAITER_CLAIM };
 struct mqfs_consumer {
 	/* constant */
 	struct mqfs_backend *backend;
+	struct mqfs_records *records; /* may be NULL: nothing outlives the process */
 	char *queue;
 	char host[256];
 	bool patient; /* the backend knows no consumer-timeout */
@@ -128,6 +152,7 @@ struct mqfs_consumer {
 	int64_t started_ms; /* when consuming was wanted */
 	int64_t touched_ms;
 	int64_t newest_ms; /* when something was last listed */
+	int wary;          /* how many takes are still recorded at once */
 
 	int64_t next_due_ms;
 	struct consumer_work work;
@@ -149,8 +174,10 @@ void consumer_due(struct mqfs_consumer *consumer, int64_t due_ms);
 void consumer_touched(struct mqfs_consumer *consumer, int64_t now_ms);
 void consumer_want(struct mqfs_consumer *consumer, int64_t now_ms);
 struct held *consumer_held(struct mqfs_consumer *consumer, const struct mqfs_delivery *delivery);
-/* Lists a new delivery as PENDING and takes its reference over. 0 or -ENOMEM (nothing changed). */
-int consumer_hold(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery);
+/* Holds a new delivery as ARRIVING and takes its reference over. NULL: out of memory (nothing changed). */
+struct held *consumer_hold(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery);
+/* Lists it as PENDING. */
+void consumer_show(struct held *held);
 void consumer_move(struct held *held, enum mqfs_delivery_state to);
 /* It leaves the window as SETTLED or LOST. Not in flight. */
 void consumer_drop(struct held *held, enum mqfs_delivery_state to);
@@ -170,6 +197,7 @@ void consumer_steer(struct mqfs_consumer *consumer); /* without the lock */
 /* Wants an outcome: begins it, replaces the one in flight, or keeps it for the redelivery. 0 or -ENOMEM
  * (nothing changed). */
 int consumer_decide(struct held *held, enum mqfs_settlement how);
+const char *consumer_failure_reason(const struct held *held); /* may be NULL */
 void consumer_try_again(struct held *held);
 /* Gives back everything that is PENDING, and when closing what is CLAIMED too. */
 void consumer_give_back(struct mqfs_consumer *consumer);
@@ -180,10 +208,27 @@ void consumer_issue(struct held *settle);
 bool consumer_recognisable(const struct held *held);
 void consumer_detach(struct held *held);
 void consumer_lose(struct mqfs_consumer *consumer, uint64_t generation);
+/* Lets go what is detached and undecided: the broker has it, and nobody here works on it any more. */
+void consumer_abandon(struct mqfs_consumer *consumer);
 /* true: the delivery is the copy of a detached one; its reference was taken over. */
 bool consumer_reattach(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery);
 /* Its copy came again: the entry goes on with its tag. Not in flight. Takes the reference over. */
 void consumer_adopt(struct held *held, struct mqfs_delivery *redelivery);
+
+/* consumer_recall.c */
+/* Writes down what was decided about a detached one; when that is on the disk it leaves the window. */
+void consumer_record(struct held *held);
+/* It was taken just now; or long enough ago; or is given back, and that take doesn't count, or does (R1, R6). */
+void consumer_took(struct held *held, int64_t now_ms);
+void consumer_note_take(struct held *held);
+void consumer_take_back(struct held *held);
+void consumer_count_take(struct held *held);
+/* It leaves the window as SETTLED or LOST: the state file forgets what is over. */
+void consumer_forget(struct held *held, enum mqfs_delivery_state to);
+/* R6: failed and unsettled attempts together are all that it has, and dead/ exists. */
+bool consumer_is_worn_out(const struct held *held);
+/* true: it was redelivered, and stays ARRIVING until it is known what is known of it. */
+bool consumer_recall(struct held *held);
 
 /* consumer_wait.c */
 bool consumer_is_stocked(const struct mqfs_consumer *consumer, int64_t now_ms);

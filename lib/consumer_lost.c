@@ -13,9 +13,9 @@
  * messages without mqfs-copy are the same only by their message-id. A message without message-id
  * can't be known again; its claim stays listed, but settling it fails with -ESTALE.
  *
- * Each detached entry matches once, and is forgotten after CONSUMER_RECORD_MS. The settlement that
- * was in flight when the connection went may complete after the redelivery has come; then the
- * redelivery waits as the successor.
+ * Each detached entry matches once. Decided, it stays until its outcome is on the disk (consumer_recall.c), and if it
+ * can't be brought there, for CONSUMER_RECORD_MS. The settlement that was in flight when the connection went may
+ * complete after the redelivery has come; then the redelivery waits as the successor.
  */
 
 bool consumer_recognisable(const struct held *held)
@@ -40,13 +40,17 @@ void consumer_detach(struct held *held)
 
 static void lose(struct held *held)
 {
+	enum mqfs_delivery_state state = held->delivery->state;
 	bool moot =
 	    held->decided && !held->in_flight && (held->how == MQFS_SETTLE_RELEASE || !consumer_recognisable(held));
 
-	if (held->delivery->state == MQFS_DELIVERY_PENDING || moot)
+	if (state == MQFS_DELIVERY_PENDING || state == MQFS_DELIVERY_ARRIVING || moot) {
 		consumer_drop(held, MQFS_DELIVERY_LOST);
-	else
-		consumer_detach(held);
+		return;
+	}
+	consumer_detach(held);
+	if (held->decided && !held->in_flight)
+		consumer_record(held);
 }
 
 void consumer_lose(struct mqfs_consumer *consumer, uint64_t generation)
@@ -59,6 +63,17 @@ void consumer_lose(struct mqfs_consumer *consumer, uint64_t generation)
 			held->successor = mqfs_delivery_unref(held->successor);
 		if (!held->detached && held->delivery->generation <= generation)
 			lose(held);
+	}
+}
+
+void consumer_abandon(struct mqfs_consumer *consumer)
+{
+	struct held *held, *next;
+
+	HASH_ITER(hh, consumer->window, held, next)
+	{
+		if (held->detached && !held->decided && !held->in_flight)
+			consumer_drop(held, MQFS_DELIVERY_LOST);
 	}
 }
 

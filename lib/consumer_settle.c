@@ -19,7 +19,7 @@
  * the backend's answer. The user was answered at the beginning, so an outcome that fails is not forgotten:
  *
  *   done                              -> SETTLED
- *   its connection is over            -> kept for the redelivery (consumer_lost.c), or LOST
+ *   its connection is over            -> kept for the redelivery (consumer_lost.c, consumer_recall.c), or LOST
  *   replaced by another meanwhile     -> that one is tried
  *   anything else                     -> CLAIMED with the reason, tried again every few seconds
  */
@@ -33,7 +33,7 @@ static uint64_t random64(void)
 	return random;
 }
 
-static const char *failure_reason(const struct held *held)
+const char *consumer_failure_reason(const struct held *held)
 {
 	if (held->how == MQFS_SETTLE_ABANDON)
 		return "the reader was killed";
@@ -45,15 +45,16 @@ static int plan_failure(struct held *held, struct mqfs_disposition *ret_disposit
 {
 	const struct mqfs_consumer *consumer = held->consumer;
 	const struct mqfs_message *message = held->delivery->message;
+	bool worn_out = held->worn_out && held->how == MQFS_SETTLE_BURY;
 	struct mqfs_retry_decision decision;
 	struct mqfs_failed_attempt attempt;
 	struct mqfs_history history;
 
 	mqfs_history_read(message, &history);
 	attempt = (struct mqfs_failed_attempt){
-	    .attempts = history.attempts + 1,
+	    .attempts = history.attempts + held->delivery->takes + !worn_out,
 	    .now_us = mqfs_clock_realtime_us(),
-	    .error = failure_reason(held),
+	    .error = consumer_failure_reason(held),
 	    .host = consumer->host,
 	    .queue = consumer->queue,
 	};
@@ -61,7 +62,7 @@ static int plan_failure(struct held *held, struct mqfs_disposition *ret_disposit
 	                             history.max_attempts > 0 ? history.max_attempts : consumer->settings.max_attempts,
 	                             random64());
 	if (held->how == MQFS_SETTLE_BURY || decision.dead) {
-		attempt.dead_reason = held->how == MQFS_SETTLE_BURY ? "rejected" : "max-attempts";
+		attempt.dead_reason = held->how == MQFS_SETTLE_BURY && !worn_out ? "rejected" : "max-attempts";
 		ret_disposition->place = MQFS_PLACE_DEAD;
 		ret_disposition->copy = mqfs_copy_for_dead(message, &attempt);
 	} else {
@@ -168,6 +169,7 @@ int consumer_decide(struct held *held, enum mqfs_settlement how)
 	} else if (held->detached) {
 		held->decided = true;
 		consumer_due(held->consumer, held->detached_ms + CONSUMER_RECORD_MS);
+		consumer_record(held);
 	} else {
 		result = begin_decided(held);
 		if (result < 0) {
@@ -189,7 +191,7 @@ void consumer_give_back(struct mqfs_consumer *consumer)
 
 		if (held->in_flight || held->detached)
 			continue;
-		if (state == MQFS_DELIVERY_PENDING)
+		if (state == MQFS_DELIVERY_PENDING || state == MQFS_DELIVERY_ARRIVING)
 			consumer_decide(held, MQFS_SETTLE_RELEASE);
 		else if (consumer->closing && state == MQFS_DELIVERY_CLAIMED)
 			/* An outcome that failed so far gets a last chance. */
@@ -232,6 +234,8 @@ static void ack_when_redelivered(struct held *held)
 		consumer_move(held, MQFS_DELIVERY_SETTLING);
 	if (held->successor)
 		adopt_successor(held);
+	else
+		consumer_record(held);
 }
 
 static void settled(struct held *held, int result)
@@ -269,6 +273,8 @@ static void not_settled_detached(struct held *held)
 		consumer_drop(held, MQFS_DELIVERY_LOST);
 	else if (forward)
 		consumer_due(held->consumer, held->delivery->expires_ms);
+	else
+		consumer_record(held);
 }
 
 static void not_settled(struct held *held, int result, const char *reason)
@@ -301,7 +307,7 @@ static void settle_done(void *arg, int result, const char *reason)
 
 	consumer_enter(consumer);
 	FAILPOINT(consumer_settled);
-	held->in_flight = false;
+	held->in_flight = held->apart = false;
 	consumer->in_flight_count--;
 	forwarded = held->forwarded;
 	forwarded_arg = held->forwarded_arg;
@@ -316,6 +322,12 @@ static void settle_done(void *arg, int result, const char *reason)
 	consumer_unref(consumer);
 }
 
+/* The copy is where it belongs, or not; the original has no tag to be acknowledged by. */
+static void published_apart(void *arg, int result, const char *reason)
+{
+	settle_done(arg, result == 0 ? MQFS_MOVED_STALE : result, reason);
+}
+
 void consumer_issue(struct held *settle)
 {
 	struct held *held, *next;
@@ -327,7 +339,12 @@ void consumer_issue(struct held *settle)
 
 		next = held->also;
 		FAILPOINT(consumer_settling);
-		mqfs_settle(held->consumer->backend, delivery, &disposition, held->deadline_ms, settle_done, held);
+		if (held->apart)
+			mqfs_publish(held->consumer->backend, disposition.queue, disposition.place, 0, disposition.copy,
+			             held->deadline_ms, published_apart, held);
+		else
+			mqfs_settle(held->consumer->backend, delivery, &disposition, held->deadline_ms, settle_done,
+			            held);
 		mqfs_delivery_unref(delivery);
 	}
 }
@@ -344,17 +361,28 @@ static int settle(struct held *held, enum mqfs_settlement how)
 		return -EPERM;
 	if ((how == MQFS_SETTLE_RETRY || how == MQFS_SETTLE_BURY) && held->consumer->prepared < 0)
 		return -EACCES;
-	if (how == MQFS_SETTLE_ABANDON && held->consumer->prepared < 0)
+	if (how == MQFS_SETTLE_ABANDON && held->consumer->prepared < 0) {
+		consumer_count_take(held);
 		how = MQFS_SETTLE_RELEASE;
+	}
 	if (held->detached && !consumer_recognisable(held)) {
-		if (!held->in_flight)
-			consumer_drop(held, MQFS_DELIVERY_LOST);
+		/* The kernel looks the path up once more and repeats the call: it has to find it, and the same errno.
+		 */
+		held->delivery->expires_ms = mqfs_clock_monotonic_ms() + CONSUMER_STALE_MS;
+		consumer_due(held->consumer, held->delivery->expires_ms);
 		return -ESTALE;
 	}
+	held->worn_out = false;
 	return consumer_decide(held, how);
 }
 
 int mqfs_consumer_settle(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery, enum mqfs_settlement how)
+{
+	return mqfs_consumer_settle_durably(consumer, delivery, how, NULL, NULL);
+}
+
+int mqfs_consumer_settle_durably(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery,
+                                 enum mqfs_settlement how, mqfs_done_fn *done, void *arg)
 {
 	struct held *held;
 	int result;
@@ -369,6 +397,11 @@ int mqfs_consumer_settle(struct mqfs_consumer *consumer, struct mqfs_delivery *d
 	else
 		result = settle(held, how);
 	FAILPOINT(consumer_decided);
+	if (result == 0 && done && held->detached && held->recording > 0) {
+		held->kept = done;
+		held->kept_arg = arg;
+		result = 1;
+	}
 	consumer_leave(consumer);
 	return result;
 }
@@ -378,7 +411,7 @@ static int forward(struct held *held, const char *queue, int priority, int64_t d
 {
 	struct mqfs_disposition disposition = {.verb = MQFS_VERB_MOVE, .queue = queue, .place = MQFS_PLACE_READY};
 
-	if (held->detached)
+	if (held->detached && !consumer_recognisable(held))
 		return -ESTALE;
 	if (held->decided || held->in_flight)
 		return -EBUSY;
@@ -390,6 +423,7 @@ static int forward(struct held *held, const char *queue, int priority, int64_t d
 	consumer_move(held, MQFS_DELIVERY_SETTLING);
 	held->forwarded = done;
 	held->forwarded_arg = arg;
+	held->apart = held->detached;
 	begin(held, &disposition, deadline_ms);
 	return 0;
 }

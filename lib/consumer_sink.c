@@ -32,6 +32,19 @@ static void decline(struct mqfs_consumer *consumer, struct mqfs_delivery *delive
 	mqfs_delivery_unref(delivery);
 }
 
+/* false: there is no memory. */
+static bool receive(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery)
+{
+	struct held *held;
+
+	if (consumer_reattach(consumer, delivery))
+		return true;
+	held = consumer_hold(consumer, delivery);
+	if (held && !consumer_recall(held))
+		consumer_show(held);
+	return held;
+}
+
 static void sink_delivered(void *arg, struct mqfs_delivery *delivery)
 {
 	struct mqfs_consumer *consumer = arg;
@@ -41,7 +54,7 @@ static void sink_delivered(void *arg, struct mqfs_delivery *delivery)
 	atomic_fetch_add(&consumer->counters->delivered, 1);
 	if (delivery->redelivered)
 		atomic_fetch_add(&consumer->counters->redelivered, 1);
-	declined = !consumer_reattach(consumer, delivery) && consumer_hold(consumer, delivery) < 0;
+	declined = !receive(consumer, delivery);
 	consumer_serve(consumer, mqfs_clock_monotonic_ms());
 	consumer_leave(consumer);
 	FAILPOINT(consumer_listed);

@@ -31,7 +31,8 @@ static void await(struct mqfs_consumer *consumer, struct mqfs_waiter **list, str
 
 bool consumer_is_stocked(const struct mqfs_consumer *consumer, int64_t now_ms)
 {
-	return consumer->drained || !consumer->wanted || consumer->held_count >= consumer->settings.prefetch ||
+	return (consumer->drained && consumer->counts[MQFS_DELIVERY_ARRIVING] == 0) || !consumer->wanted ||
+	       consumer->held_count >= consumer->settings.prefetch ||
 	       now_ms >= consumer->started_ms + CONSUMER_STOCKED_MS ||
 	       (consumer->pending && now_ms >= consumer->newest_ms + CONSUMER_GATHER_MS);
 }

@@ -165,12 +165,19 @@ static int urgency(const struct held *held)
 	return held->delivery->message->priority > 0 ? held->delivery->message->priority : 0;
 }
 
+static bool is_before(const struct held *a, const struct held *b)
+{
+	if (urgency(a) != urgency(b))
+		return urgency(a) > urgency(b);
+	return strcmp(a->delivery->name, b->delivery->name) < 0; /* one that was looked up is late, but older */
+}
+
 /* Deliveries come roughly in order of urgency, so the place is near the end. */
 static void insert_pending(struct mqfs_consumer *consumer, struct held *held)
 {
 	struct held *before = consumer->pending ? consumer->pending->previous : NULL; /* the last */
 
-	while (before && urgency(before) < urgency(held))
+	while (before && is_before(held, before))
 		before = before == consumer->pending ? NULL : before->previous;
 	DL_APPEND_ELEM2(consumer->pending, before, held, previous, next);
 }
@@ -190,30 +197,26 @@ int64_t consumer_pending_end_ms(const struct held *held)
 	return end_ms < limit_ms ? end_ms : limit_ms;
 }
 
-int consumer_hold(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery)
+struct held *consumer_hold(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery)
 {
 	struct held *held = calloc(1, sizeof(*held));
 
 	if (!held)
-		return -ENOMEM;
+		return NULL;
 	held->consumer = consumer;
 	held->delivery = delivery;
 	held->delivered_ms = delivery->delivered_ms;
-	delivery->state = MQFS_DELIVERY_PENDING;
+	delivery->state = MQFS_DELIVERY_ARRIVING;
 	mqfs_name_message(next_stamp_us(), delivery->message, delivery->name);
 	HASH_ADD_KEYPTR(hh, consumer->window, delivery->name, strlen(delivery->name), held);
 	if (!held->hh.tbl) {
 		free(held);
-		return -ENOMEM;
+		return NULL;
 	}
-	insert_pending(consumer, held);
-	consumer->newest_ms = mqfs_clock_monotonic_ms();
-	consumer->counts[MQFS_DELIVERY_PENDING]++;
+	consumer->counts[MQFS_DELIVERY_ARRIVING]++;
 	if (++consumer->held_count == consumer->settings.prefetch)
 		atomic_fetch_add(&consumer->counters->prefetch_full, 1);
-	consumer->work.pending = true;
-	consumer_due(consumer, consumer_pending_end_ms(held));
-	return 0;
+	return held;
 }
 
 void consumer_move(struct held *held, enum mqfs_delivery_state to)
@@ -229,6 +232,17 @@ void consumer_move(struct held *held, enum mqfs_delivery_state to)
 	consumer->counts[to]++;
 }
 
+void consumer_show(struct held *held)
+{
+	struct mqfs_consumer *consumer = held->consumer;
+
+	consumer_move(held, MQFS_DELIVERY_PENDING);
+	insert_pending(consumer, held);
+	consumer->newest_ms = mqfs_clock_monotonic_ms();
+	consumer->work.pending = true;
+	consumer_due(consumer, consumer_pending_end_ms(held));
+}
+
 void consumer_drop(struct held *held, enum mqfs_delivery_state to)
 {
 	struct mqfs_consumer *consumer = held->consumer;
@@ -237,6 +251,7 @@ void consumer_drop(struct held *held, enum mqfs_delivery_state to)
 	/* An outcome that is tried again is listed as CLAIMED meanwhile. */
 	if (to == MQFS_DELIVERY_SETTLED && held->delivery->state == MQFS_DELIVERY_CLAIMED)
 		consumer_move(held, MQFS_DELIVERY_SETTLING);
+	consumer_forget(held, to);
 	consumer_move(held, to);
 	consumer->counts[to]--;
 	if (held->detached)
@@ -250,7 +265,7 @@ void consumer_drop(struct held *held, enum mqfs_delivery_state to)
 void consumer_take(struct held *held, const char *claimed_by)
 {
 	struct mqfs_delivery *delivery = held->delivery;
-	int64_t end_ms = mqfs_clock_monotonic_ms() + held->consumer->settings.claim_timeout_ms;
+	int64_t now_ms = mqfs_clock_monotonic_ms(), end_ms = now_ms + held->consumer->settings.claim_timeout_ms;
 	int64_t limit_ms = consumer_limit_ms(held);
 
 	consumer_move(held, MQFS_DELIVERY_CLAIMED);
@@ -258,6 +273,7 @@ void consumer_take(struct held *held, const char *claimed_by)
 	delivery->expires_ms = end_ms < limit_ms ? end_ms : limit_ms;
 	snprintf(delivery->claimed_by, sizeof(delivery->claimed_by), "%s", claimed_by ? claimed_by : "");
 	consumer_due(held->consumer, delivery->expires_ms);
+	consumer_took(held, now_ms);
 	FAILPOINT(consumer_taken);
 }
 

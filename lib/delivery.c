@@ -17,6 +17,7 @@ static const struct {
     [MQFS_DELIVERY_SETTLING] = {"settling", TO(CLAIMED) | TO(SETTLED) | TO(LOST)},
     [MQFS_DELIVERY_SETTLED] = {"settled", 0},
     [MQFS_DELIVERY_LOST] = {"lost", 0},
+    [MQFS_DELIVERY_ARRIVING] = {"arriving", TO(PENDING) | TO(SETTLING) | TO(LOST)},
 };
 
 bool mqfs_delivery_may(enum mqfs_delivery_state from, enum mqfs_delivery_state to)

@@ -285,7 +285,7 @@ struct mqfs_message *mqfs_copy_for_dead(const struct mqfs_message *message, cons
 	return copy;
 }
 
-struct mqfs_message *mqfs_copy_for_release(const struct mqfs_message *message)
+struct mqfs_message *mqfs_copy_for_release(const struct mqfs_message *message, int64_t takes)
 {
 	struct mqfs_message *copy = copy_alive(message);
 	struct mqfs_history history;
@@ -293,6 +293,7 @@ struct mqfs_message *mqfs_copy_for_release(const struct mqfs_message *message)
 	if (!copy)
 		return NULL;
 	mqfs_history_read(message, &history);
+	history.attempts += takes;
 	if (set_history(copy, &history) < 0)
 		return mqfs_message_free(copy);
 	return copy;

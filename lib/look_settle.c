@@ -143,7 +143,7 @@ static int plan(struct look_request *request)
 		disposition->copy = mqfs_copy_afresh(message, request->priority, mqfs_clock_realtime_us());
 		break;
 	case MQFS_LOOK_RETRY_NOW:
-		disposition->copy = mqfs_copy_for_release(message);
+		disposition->copy = mqfs_copy_for_release(message, 0);
 		break;
 	case MQFS_LOOK_GRANT:
 		disposition->place = MQFS_PLACE_RETRY;

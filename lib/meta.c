@@ -71,7 +71,7 @@ static int put_history(cJSON *meta, const struct mqfs_delivery *delivery, const 
 	mqfs_history_read(delivery->message, &history);
 	if (next_at_us == 0)
 		next_at_us = history.next_at_us;
-	if (put_integer(meta, "attempts", history.attempts + claimed) < 0 ||
+	if (put_integer(meta, "attempts", history.attempts + delivery->takes + claimed) < 0 ||
 	    put_integer(meta, "max_attempts", history.max_attempts ? history.max_attempts : settings->max_attempts) <
 	        0 ||
 	    put_time(meta, "published_at", history.published_us) < 0 ||

@@ -43,6 +43,7 @@ struct settlement {
 	struct mqfs_message *copy; /* to be published, or NULL */
 	bool copied;               /* a move's copy is confirmed: the rest is the original's ack */
 	bool counted;              /* this very delivery came with a count */
+	int64_t takes;             /* of the delivery, when it was settled */
 	enum mqfs_place from;
 	/* Which delivery. Copied, since the consumer may replace them when a lost claim comes back. */
 	uint64_t generation;
@@ -353,7 +354,7 @@ static void settlement_run(struct job *job, void *role)
 		return;
 	}
 	if (settlement->verb == MQFS_VERB_RELEASE && settlement->from == MQFS_PLACE_READY && counts) {
-		settlement->copy = mqfs_copy_for_release(settlement->delivery->message);
+		settlement->copy = mqfs_copy_for_release(settlement->delivery->message, settlement->takes);
 		if (!settlement->copy) {
 			settlement_end(settlement, -ENOMEM, "out of memory");
 			return;
@@ -392,6 +393,7 @@ int settling_submit(struct settling *settling, struct mqfs_delivery *delivery,
 	    .level_ms = move ? mqfs_retry_level(disposition->delay_ms, false) : 0,
 	    .copy = move ? disposition->copy : NULL,
 	    .counted = delivery->delivery_count >= 0,
+	    .takes = delivery->takes,
 	    .from = delivery->place,
 	    .generation = delivery->generation,
 	    .tag = delivery->tag,

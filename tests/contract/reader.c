@@ -75,7 +75,7 @@ struct reader *reader_new(struct mqfs_backend *at, const char *queue)
 	struct reader *reader = calloc(1, sizeof(*reader));
 
 	assert_non_null(reader);
-	reader->consumer = mqfs_consumer_new(at, queue, &settings, &reader->counters);
+	reader->consumer = mqfs_consumer_new(at, queue, &settings, &reader->counters, NULL);
 	reader->retry = mqfs_look_new(at, queue, MQFS_PLACE_RETRY, &settings, &reader->counters);
 	reader->dead = mqfs_look_new(at, queue, MQFS_PLACE_DEAD, &settings, &reader->counters);
 	assert_non_null(reader->consumer);

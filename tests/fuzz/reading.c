@@ -222,7 +222,7 @@ void expect_readable(const struct mqfs_message *message)
 	expect_names(message);
 	mqfs_property_each(message, read_property, (void *)message);
 	expect_failing(message, &history);
-	after = expect_parked(mqfs_copy_for_release(message), message);
+	after = expect_parked(mqfs_copy_for_release(message, 0), message);
 	EXPECT(after.attempts == history.attempts);
 	after = expect_parked(mqfs_copy_for_grant(message, NOW_US), message);
 	EXPECT(after.attempts == history.attempts && after.max_attempts == at_most(history.attempts + 1, COUNT_MAX));

@@ -12,6 +12,8 @@ static const bool allowed[STATES][STATES] = {
     [MQFS_DELIVERY_CLAIMED] = {[MQFS_DELIVERY_SETTLING] = true, [MQFS_DELIVERY_LOST] = true},
     [MQFS_DELIVERY_SETTLING] =
         {[MQFS_DELIVERY_CLAIMED] = true, [MQFS_DELIVERY_SETTLED] = true, [MQFS_DELIVERY_LOST] = true},
+    [MQFS_DELIVERY_ARRIVING] =
+        {[MQFS_DELIVERY_PENDING] = true, [MQFS_DELIVERY_SETTLING] = true, [MQFS_DELIVERY_LOST] = true},
 };
 
 static void allows_what_is_drawn(void **state)

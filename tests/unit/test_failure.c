@@ -174,7 +174,7 @@ static void copy_for_release(void **state)
 	mqfs_headers_set_string(&message->headers, "mqfs-error", "earlier");
 	mqfs_headers_set_integer(&message->headers, "mqfs-max-attempts", 12);
 	mqfs_headers_set_integer(&message->headers, "mqfs-next-at", LATER);
-	copy = mqfs_copy_for_release(message);
+	copy = mqfs_copy_for_release(message, 0);
 	check_copy(copy, message);
 	check_parked(copy);
 	assert_int_equal(integer_of(copy, "mqfs-attempts"), 3); /* what x-death told goes on */
@@ -188,7 +188,7 @@ static void copy_for_release(void **state)
 
 static void copy_for_release_counts_nothing(void **state)
 {
-	struct mqfs_message *message = unit_message(""), *copy = mqfs_copy_for_release(message);
+	struct mqfs_message *message = unit_message(""), *copy = mqfs_copy_for_release(message, 0);
 
 	(void)state;
 	assert_null(mqfs_headers_get(&copy->headers, "mqfs-attempts"));
@@ -315,7 +315,7 @@ static void expirations_at_the_bounds_come_back(void **state)
 		struct mqfs_message *message = unit_message(""), *parked, *copy;
 
 		mqfs_message_set_string(&message->expiration, good[i]);
-		parked = mqfs_copy_for_release(message);
+		parked = mqfs_copy_for_release(message, 0);
 		copy = mqfs_copy_afresh(parked, -1, NOW);
 		assert_string_equal(copy->expiration, good[i]);
 		mqfs_message_free(message);
@@ -347,7 +347,7 @@ static void drops_triplets_and_nothing_else(void **state)
 		unit_add(&message->headers, "x-death", unit_text("same"));
 		unit_add(&message->headers, "x-last-death-queue", unit_text("same"));
 	}
-	copy = mqfs_copy_for_release(message);
+	copy = mqfs_copy_for_release(message, 0);
 	assert_int_equal(copy->headers.count, 1);
 	assert_string_equal(copy->headers.fields[0].name, "mqfs-copy");
 	mqfs_message_free(message);

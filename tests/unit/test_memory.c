@@ -151,7 +151,7 @@ static bool run_dead(void)
 
 static bool run_release(void)
 {
-	return drop(mqfs_copy_for_release(loaded));
+	return drop(mqfs_copy_for_release(loaded, 0));
 }
 
 static bool run_grant(void)

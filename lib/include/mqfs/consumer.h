@@ -8,6 +8,7 @@
 #include <mqfs/backend.h>
 #include <mqfs/counters.h>
 #include <mqfs/delivery.h>
+#include <mqfs/records.h>
 #include <mqfs/settings.h>
 
 /*
@@ -20,9 +21,11 @@
  */
 struct mqfs_consumer;
 
-/* counters are used until free. settings are copied; see mqfs_consumer_configure. NULL: out of memory. */
+/* counters are used until free. settings are copied; see mqfs_consumer_configure. records (may be NULL: then nothing is
+ * known over a restart) must be closed after the backend. NULL: out of memory. */
 struct mqfs_consumer *mqfs_consumer_new(struct mqfs_backend *backend, const char *queue,
-                                        const struct mqfs_settings *settings, struct mqfs_counters *counters);
+                                        const struct mqfs_settings *settings, struct mqfs_counters *counters,
+                                        struct mqfs_records *records);
 /*
  * Stops consuming, gives back what is pending and claimed, fails the waiters with -ESHUTDOWN. The
  * memory goes when the last completion has run. The backend must still be open.
@@ -130,6 +133,15 @@ enum mqfs_settlement {
  * the outcome is tried again every few seconds until it is done or replaced by another.
  */
 int mqfs_consumer_settle(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery, enum mqfs_settlement how);
+
+/*
+ * As above, for who wants to say that it is settled. After a lost connection the outcome can't be told to the broker,
+ * and must not be forgotten: then it returns 1, and done runs, on another thread, when the outcome is on the disk (0),
+ * or can't be: -ENOSPC, -EIO, …, and the delivery is CLAIMED as before. Else it returns as settle does, and done does
+ * not run.
+ */
+int mqfs_consumer_settle_durably(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery,
+                                 enum mqfs_settlement how, mqfs_done_fn *done, void *arg);
 
 /*
  * Forwards: published and confirmed in queue, then acknowledged here. priority -1: its own. 0: done will run, with

@@ -13,12 +13,15 @@
  * A delivery: one attempt to consume a message, held from the broker and not yet settled. A look at
  * retry/ or dead/ holds deliveries too, which are never taken.
  *
- *                 take                 settle                done
+ *   ARRIVING  not listed: what this host remembers of a redelivered copy is looked up (C9, R6)
+ *      |  \__________________________________________
+ *      | list it                                     \ its outcome is known, or its attempts are used up
+ *      v          take                 settle         v      done
  *   PENDING -------------> CLAIMED -------------> SETTLING --------> SETTLED
  *      |  \___________________^  |  ^                |  |
  *      |     give back, move     |  \________________/  |
  *      |     (one step: SETTLING)|      not done        |
- *      +-------------------------+----------------------+--> LOST
+ *      +-------------------------+----------------------+--> LOST (also from ARRIVING)
  *                    the connection or the lease is over
  *
  * mqfs_delivery_may() is the table; the consumer (consumer.c) is the only one that moves a delivery.
@@ -30,6 +33,7 @@ enum mqfs_delivery_state {
 	MQFS_DELIVERY_SETTLING,
 	MQFS_DELIVERY_SETTLED,
 	MQFS_DELIVERY_LOST,
+	MQFS_DELIVERY_ARRIVING,
 	MQFS_DELIVERY_STATES
 };
 
@@ -66,6 +70,7 @@ struct mqfs_delivery {
 	int64_t claimed_us;  /* real time of the take, 0 before */
 	int64_t expires_ms;  /* monotonic end of the claim */
 	char claimed_by[64]; /* for people: "pid 4711 (sh)" */
+	int64_t takes;       /* earlier ones of this copy that were never settled: failed attempts (R6) */
 	char *error;         /* the failure's reason, at most 4096 bytes; owned */
 	void *owner;         /* fs/'s record of the taker; freed with owner_free */
 	void (*owner_free)(void *owner);

@@ -53,8 +53,9 @@ struct mqfs_failed_attempt {
  */
 struct mqfs_message *mqfs_copy_for_retry(const struct mqfs_message *message, const struct mqfs_failed_attempt *attempt);
 struct mqfs_message *mqfs_copy_for_dead(const struct mqfs_message *message, const struct mqfs_failed_attempt *attempt);
-/* Given back by republishing, or "retry now": nothing counted; the failure's history stays. */
-struct mqfs_message *mqfs_copy_for_release(const struct mqfs_message *message);
+/* Given back by republishing, or "retry now": nothing counted but takes, which the copy has to carry on (R6: those of
+ * this very message that were never settled); the failure's history stays. */
+struct mqfs_message *mqfs_copy_for_release(const struct mqfs_message *message, int64_t takes);
 /* One more attempt for a dead one: mqfs-max-attempts becomes attempts + 1, dead-* headers go. */
 struct mqfs_message *mqfs_copy_for_grant(const struct mqfs_message *message, int64_t next_at_us);
 /* A replay or a forward: attempts 0, no history; expiration, CC and BCC come back (user-id does not: the
