@@ -102,20 +102,25 @@ static void put_all(const char *queue)
 		assert_int_equal(finish(&calls[i]), 0);
 }
 
-/* A completion of the watcher's signals nobody: look now and then. */
+static int value_of(const int *counter)
+{
+	int value;
+
+	faults_lock();
+	value = *counter;
+	faults_unlock();
+	return value;
+}
+
+/* The watcher wakes nobody: look now and then. */
 static void all_are_sent(const char *queue, int64_t duplicates)
 {
 	int64_t begin_ms = in_ms(0);
-	int count;
 
-	do {
+	while (value_of(&sent) < MESSAGES && in_ms(0) - begin_ms < 10000)
 		sleep_ms(50);
-		faults_lock();
-		count = sent;
-		faults_unlock();
-	} while (count < MESSAGES && in_ms(0) - begin_ms < 10000);
-	assert_int_equal(count, MESSAGES);
-	assert_int_equal(refused, 0);
+	assert_int_equal(value_of(&sent), MESSAGES);
+	assert_int_equal(value_of(&refused), 0);
 	/* The connection that counts may come back later than the one that publishes. */
 	while (find_queue(queue, 1000) < 0 && in_ms(0) - begin_ms < 10000)
 		sleep_ms(50);
@@ -135,7 +140,7 @@ static void a_broker_that_was_away(void **state)
 	ctl("stop_app");
 	put_all(queue);
 	sleep_ms(1000);
-	assert_int_equal(sent, 0);
+	assert_int_equal(value_of(&sent), 0);
 	ctl("start_app");
 	all_are_sent(queue, 1);
 }
@@ -153,7 +158,7 @@ static void a_broker_that_was_blocked(void **state)
 	put_all(queue);
 	sleep_ms(2500);
 	ctl("set_vm_memory_high_watermark 0.4");
-	all_are_sent(queue, 3);
+	all_are_sent(queue, 256); /* the alarm sets in when it likes: perhaps in the middle of a window */
 }
 
 /* Longer than a heartbeat: each probe that it did not answer may come twice, not a window. */
