@@ -13,11 +13,11 @@
 
 #include "db/boot.h"
 #include "db/checkpoint.h"
+#include "db/codec.h"
 
-#include "codec.h"
 #include "statements.h"
 
-/* The numbers are in the file, and schema.c's indexes name them. */
+/* The numbers are in the file, and tables.c's indexes name them. */
 enum message_state { STATE_READY, STATE_LEASED, STATE_RETRY, STATE_DEAD, STATES };
 
 /* A queue as the file has it; see ledger.h. */

@@ -6,7 +6,7 @@
 
 #include <mqfs/clock.h>
 
-#include "sqlite/codec.h"
+#include "db/codec.h"
 
 #include "outbox_internal.h"
 

@@ -4,7 +4,7 @@
 
 #include <errno.h>
 
-#include "sqlite/codec.h"
+#include "db/codec.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

@@ -3,7 +3,7 @@
 
 #include <errno.h>
 
-#include "sqlite/codec.h"
+#include "db/codec.h"
 
 static struct mqfs_value integer(char kind, int64_t value)
 {

@@ -327,6 +327,49 @@ static void a_damaged_file_is_refused(void **state)
 	assert_refused(-EIO, "damaged");
 }
 
+struct other {
+	int count;
+	char path[512], peer[128];
+	int64_t messages;
+};
+
+static void other_found(void *arg, const char *file, const char *peer, int64_t messages)
+{
+	struct other *other = arg;
+
+	other->count++;
+	snprintf(other->path, sizeof(other->path), "%s", file);
+	snprintf(other->peer, sizeof(other->peer), "%s", peer);
+	other->messages = messages;
+}
+
+/* What a broker left that nobody mounts any more is told; what a mount has, and what is empty, isn't. */
+static void left_over_files_are_found(void **state)
+{
+	struct mqfs_state *at = open_state("amqp://other:5673/v"), *own;
+	struct other other = {0};
+	char left[512];
+
+	(void)state;
+	snprintf(left, sizeof(left), "%s", path);
+	sql("INSERT INTO line (queue) VALUES ('jobs');"
+	    "INSERT INTO entry VALUES (1, 1, 1, 0, 1, -1, 'x', 1, 0, 0, 0, 0, 0, 0, 0, NULL),"
+	    " (2, 2, 1, 0, 2, -1, 'y', 1, 0, 0, 0, 0, 0, 0, 0, NULL), (3, 3, 1, 1, 0, -1, 'z', 1, 0, 0, 0, 0, 0, 0, 2, "
+	    "NULL)");
+	mqfs_state_close(open_state("amqp://empty/"));
+	own = open_state(BROKER);
+	close(open(strcat(strcpy(other.path, directory), "/rubbish.state"), O_CREAT | O_WRONLY, 0600));
+	mqfs_state_each_other(own, other_found, &other);
+	assert_int_equal(other.count, 0);
+	mqfs_state_close(at);
+	mqfs_state_each_other(own, other_found, &other);
+	assert_int_equal(other.count, 1);
+	assert_string_equal(other.path, left);
+	assert_string_equal(other.peer, "amqp://other:5673/v");
+	assert_int_equal(other.messages, 2);
+	mqfs_state_close(own);
+}
+
 static void a_new_file_is_private(void **state)
 {
 	struct stat status;
@@ -360,6 +403,7 @@ int main(void)
 	    STATE_TEST(a_bad_url_is_refused_without_its_password),
 	    STATE_TEST(what_is_no_state_file_is_refused),
 	    STATE_TEST(a_damaged_file_is_refused),
+	    STATE_TEST(left_over_files_are_found),
 	    STATE_TEST(a_new_file_is_private),
 	};
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef MQFS_SQLITE_CODEC_H
-#define MQFS_SQLITE_CODEC_H
+#ifndef MQFS_DB_CODEC_H
+#define MQFS_DB_CODEC_H
 
 #include <stddef.h>
 #include <stdint.h>
