@@ -47,27 +47,36 @@ static bool is_family(struct queue *queue, struct mqfs_delivery *delivery, pid_t
 	return included;
 }
 
-/*
- * Finds a delivery by its name in dir for the caller: a reference and the state it is in, or why the caller can't have
- * it. Reads /proc: no lock.
- */
-static int find_for(const struct node *dir, const char *name, pid_t tid, struct mqfs_delivery **ret_delivery,
-                    enum mqfs_delivery_state *ret_state)
+/* Finds a delivery by its name in dir: a reference and the state it is in. */
+static int find_in(const struct node *dir, const char *name, struct mqfs_delivery **ret_delivery,
+                   enum mqfs_delivery_state *ret_state)
 {
 	struct mqfs_delivery *delivery = mqfs_consumer_find(dir->queue->consumer, name, ret_state);
 	if (!delivery)
 		return -ENOENT;
-	int result = 0;
-	if (dir->ops == &claimed_dir_ops && *ret_state != MQFS_DELIVERY_CLAIMED)
-		result = -ENOENT;
-	else if (dir->ops == &pending_dir_ops && *ret_state == MQFS_DELIVERY_CLAIMED &&
-	         !is_family(dir->queue, delivery, tid))
-		result = -EBUSY;
-	if (result < 0)
+	if (dir->ops == &claimed_dir_ops && *ret_state != MQFS_DELIVERY_CLAIMED) {
 		mqfs_delivery_unref(delivery);
-	else
-		*ret_delivery = delivery;
-	return result;
+		return -ENOENT;
+	}
+	*ret_delivery = delivery;
+	return 0;
+}
+
+/* The same for a caller that wants to settle it, or why this one can't. Reads /proc: no lock. */
+static int find_for(const struct node *dir, const char *name, pid_t tid, struct mqfs_delivery **ret_delivery,
+                    enum mqfs_delivery_state *ret_state)
+{
+	struct mqfs_delivery *delivery;
+	int result = find_in(dir, name, &delivery, ret_state);
+	if (result < 0)
+		return result;
+	if (dir->ops == &pending_dir_ops && *ret_state == MQFS_DELIVERY_CLAIMED &&
+	    !is_family(dir->queue, delivery, tid)) {
+		mqfs_delivery_unref(delivery);
+		return -EBUSY;
+	}
+	*ret_delivery = delivery;
+	return 0;
 }
 
 /* "X.error" of the message X: X's delivery. */
@@ -106,7 +115,8 @@ static void delivery_lookup(struct fs *fs, fuse_req_t req, struct node *dir, con
 	enum view view = view_of(dir);
 	struct node *node;
 
-	int result = find_for(dir, name, tid, &delivery, &state);
+	/* Everybody finds it: who moves claimed/X to pending/ looks here first. */
+	int result = find_in(dir, name, &delivery, &state);
 	if (result == -ENOENT) {
 		result = find_error_for(dir, name, tid, &delivery);
 		ops = &error_file_ops;

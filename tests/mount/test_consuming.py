@@ -434,6 +434,8 @@ def test_c4_strangers_use_claimed(queue):
             result = run([sys.executable, "-c", stranger.format(call), queue.pending / name])
             assert result.out.strip() == str(errno.EBUSY), call
         assert queue.names("claimed") == [name]
+        assert run(["mv", queue.claimed / name, queue.pending]).status == 0
+        name = queue.take()
         assert run(["rm", queue.claimed / name]).status == 0
         assert listed(queue) == (0, 0)
 
