@@ -182,12 +182,10 @@ static void group_failed(struct store *store, struct request *batch, int result)
 	group_singly(store, batch);
 }
 
-static void group_locked_out(struct store *store, struct request *batch)
+void group_read(struct store *store)
 {
-	struct request *reads = request_part(&batch, only_reads, 0);
+	struct request *reads = request_part(&store->backlog, only_reads, 0);
 
-	request_append(&batch, store->backlog);
-	store->backlog = batch;
 	if (!reads)
 		return;
 	if (group_try(store, reads, false) == 0) {
@@ -198,7 +196,14 @@ static void group_locked_out(struct store *store, struct request *batch)
 	store->backlog = reads;
 }
 
-void group_commit(struct store *store, int64_t now_ms)
+static void group_locked_out(struct store *store, struct request *batch)
+{
+	request_append(&batch, store->backlog);
+	store->backlog = batch;
+	group_read(store);
+}
+
+int group_commit(struct store *store, int64_t now_ms)
 {
 	struct request *batch = group_take(store);
 	bool feed = now_ms >= store->pause_until_ms && lease_holds(store) && intake_can_feed(store) == 1;
@@ -207,7 +212,7 @@ void group_commit(struct store *store, int64_t now_ms)
 
 	store->more = false; /* nothing to take after all, unless group_try says so */
 	if (!batch && !feed)
-		return;
+		return 0;
 	for (struct request *request = batch; request; request = request->next)
 		write |= request_writes(request);
 	/* What is published in this very transaction may feed a consumer that found nothing before. */
@@ -222,4 +227,5 @@ void group_commit(struct store *store, int64_t now_ms)
 		group_locked_out(store, batch);
 	else if (r < 0)
 		group_failed(store, batch, r);
+	return r;
 }

@@ -9,8 +9,12 @@
 
 enum { GROUP_PAUSE_MS = 1000 }; /* after a failure, before we try anything of our own again */
 
-/* Makes a transaction of what is in the backlog, and feeds the consumers; completes what it did. */
-void group_commit(struct store *store, int64_t now_ms);
+/* Makes a transaction of what is in the backlog, and feeds the consumers; completes what it did. -EAGAIN: another
+ * process holds the lock, and what writes is still in the backlog. */
+int group_commit(struct store *store, int64_t now_ms);
+
+/* Does what only reads, while another process holds the lock. */
+void group_read(struct store *store);
 
 void group_complete(struct request *list);
 /* All of the list, with the same result. */

@@ -91,6 +91,7 @@ struct store {
 	struct request *backlog; /* taken from requests, not done */
 	int64_t pause_until_ms;  /* after a failure: no work of its own before */
 	bool more;               /* there was more to feed than one transaction takes */
+	bool locked_out;         /* another process had the lock when it was last wanted */
 };
 
 #endif

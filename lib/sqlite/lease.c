@@ -17,8 +17,10 @@
  * The row is the truth. Others give back a mount's messages and delete its row in one transaction, and
  * only when its lease is over. So a mount that was stopped past its lease and finds its row, has lost
  * nothing and renews; one that doesn't has lost all it held, and begins anew with another id, by which no
- * settlement of an older delivery can hit. And since messages are taken under the write lock, with the
- * lease looked at under it too, nobody can give back what is being taken.
+ * settlement of an older delivery can hit. A mount whose own renewal is late was stopped, or kept from the file as all
+ * others were then: it renews, and leaves the others the time to do so before it takes their leases for over. And since
+ * messages are taken under the write lock, with the lease looked at under it too, nobody can give back what is being
+ * taken.
  */
 
 int64_t lease_next(const struct store *store, int64_t now_ms)
@@ -140,15 +142,23 @@ static int lease_delete_mount(struct store *store)
 	return statement_run(store->statements[STATEMENT_MOUNT_DELETE]);
 }
 
+/* Even a third more, and the next mount may take our own lease for over. */
+static bool lease_is_late(const struct store *store, int64_t boottime_ms)
+{
+	return store->mount != 0 && boottime_ms > store->lease_until_ms - store->lease_timeout_ms / 3;
+}
+
 int lease_keep(struct store *store)
 {
-	int64_t until_ms, mount = 0;
+	int64_t until_ms, mount = 0, now_ms;
 	int r = ledger_begin(store, true);
 
 	if (r < 0)
 		return r;
-	until_ms = mqfs_clock_boottime_ms() + store->lease_timeout_ms;
-	r = lease_sweep(store);
+	now_ms = mqfs_clock_boottime_ms();
+	until_ms = now_ms + store->lease_timeout_ms;
+	if (!lease_is_late(store, now_ms))
+		r = lease_sweep(store);
 	if (r == 0 && intake_wanted(store)) {
 		mount = store->mount;
 		r = lease_write_mount(store, until_ms, &mount);

@@ -40,16 +40,16 @@ static bool is_control(const struct request *request, int64_t now_ms)
 	return request->kind == REQUEST_CONSUME || request->kind == REQUEST_CANCEL;
 }
 
-/* The writer's own work: the lease, what is due, the log. */
-static void writer_housekeep(struct store *store, int64_t now_ms)
+/* The writer's own work: the lease, what is due, the log. -EAGAIN: another process holds the lock. */
+static int writer_housekeep(struct store *store, int64_t now_ms)
 {
 	int r = 0;
 
 	if (now_ms < store->pause_until_ms)
-		return;
+		return 0;
 	/* A transaction will look for itself. */
 	if (!store->backlog && ledger_sync(store) < 0)
-		return;
+		return 0;
 	if (lease_next(store, now_ms) <= now_ms)
 		r = lease_keep(store);
 	if (r == 0 && clockwork_next(store) <= mqfs_clock_realtime_us())
@@ -58,7 +58,9 @@ static void writer_housekeep(struct store *store, int64_t now_ms)
 		group_note(store, r);
 		store->pause_until_ms = now_ms + GROUP_PAUSE_MS;
 	}
-	checkpoint_run(&store->checkpoint, now_ms);
+	if (r != -EAGAIN)
+		checkpoint_run(&store->checkpoint, now_ms);
+	return r;
 }
 
 /* consume and cancel are done in memory, in their order; the lease tells the other mounts. */
@@ -89,8 +91,12 @@ static void writer_round(struct store *store)
 	int64_t now_ms = mqfs_clock_monotonic_ms();
 
 	group_fail(request_part(&store->backlog, is_late, now_ms), -ETIMEDOUT);
-	writer_housekeep(store, now_ms);
-	group_commit(store, now_ms);
+	/* A round waits once for a lock that another process holds, and who only reads not even that. */
+	if (store->locked_out)
+		group_read(store);
+	store->locked_out = writer_housekeep(store, now_ms) == -EAGAIN;
+	if (!store->locked_out)
+		store->locked_out = group_commit(store, now_ms) == -EAGAIN;
 	intake_notify(store);
 	group_complete(cancels);
 }

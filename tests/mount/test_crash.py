@@ -4,6 +4,7 @@
 import contextlib
 import errno
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -150,6 +151,52 @@ def test_stopped_mount_cannot_settle_what_it_lost(mount):
     assert other.names("claimed") == [taken]
     os.rename(other.claimed / taken, other.pending / taken)
     assert other.consume(1, seconds=20) == [b"body"]
+
+
+@contextlib.contextmanager
+def locked(path):
+    """Another process writes into the store meanwhile."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+@pytest.mark.deadline(60)
+@pytest.mark.only("sqlite")
+def test_locked_store_ends_no_lease(mount, backend):
+    """SQLite: while another process holds the store for longer than a lease nobody can renew; nobody loses by that."""
+    mounts = mount(lease_timeout="1s"), mount(lease_timeout="1s")
+    queues = mounts[0].make("jobs"), mounts[1].queue("jobs")
+    names = []
+    for queue in queues:
+        queue.publish(b"body")
+        names.append(queue.take())
+    with locked(backend.path):
+        for queue, name in zip(queues, names):
+            os.unlink(queue.claimed / name)  # mqfs has taken it over
+        time.sleep(2.5)  # more than two leases
+    for queue in queues:
+        eventually(lambda queue=queue: queue.stats()["acked"] == 1, 20, "the acknowledgement")
+        assert (queue.names("pending"), queue.names("claimed")) == ([], [])
+        assert queue.stats()["redelivered"] == 0
+
+
+@pytest.mark.deadline(60)
+@pytest.mark.only("sqlite")
+def test_locked_store_holds_up_no_look(mount, backend):
+    """Tenet 4: meanwhile `ls`, `stat` and `df` answer, and what the store holds can be read."""
+    target = mount()
+    queue = target.make("jobs")
+    with locked(backend.path), background(["sh", "-c", "echo x > jobs/new/x"], cwd=target.path):
+        for _ in range(10):
+            start = time.monotonic()
+            assert os.listdir(target.path) == [".mqfs", "jobs"]
+            os.statvfs(target.path)
+            os.stat(queue.pending)
+            queue.stats()
+            assert time.monotonic() - start < 0.5
+    assert queue.consume(1) == [b"x\n"]
 
 
 @pytest.mark.deadline(120)
