@@ -43,6 +43,8 @@
 #define CONSUMER_STALE_MS 1000        /* how long a claim that can't be settled is still listed (fails with ESTALE) */
 #define CONSUMER_TAKE_MS 500          /* a take that lasts so long is recorded */
 #define CONSUMER_RECALL_MS 5000       /* a redelivery waits so long for what the disk knows of it */
+#define CONSUMER_TOLD 1024            /* acknowledgements that may be on their way */
+#define CONSUMER_TOLD_MS 60000        /* and for how long: a dead connection is noticed before */
 #define CONSUMER_WARY 1000            /* takes of redelivered ones that are recorded at once, in the beginning */
 #define CONSUMER_TIMEOUT_GAP_MS 60000 /* how long before the broker's consumer-timeout a claim ends */
 #define CONSUMER_ERROR_MAX 4096       /* bytes of a failure's reason */
@@ -99,6 +101,14 @@ struct consumer_recall {
 	struct mqfs_delivery *delivery;
 };
 
+/* An acknowledgement that was sent; see consumer_told.c. */
+struct told {
+	char *id; /* NULL: none */
+	char *copy;
+	uint64_t generation;
+	int64_t at_ms;
+};
+
 /* What to do when the lock is let go. */
 struct consumer_work {
 	struct consumer_stop *stopped;
@@ -137,6 +147,8 @@ struct mqfs_consumer {
 	int64_t held_count;     /* of those that are not detached: what prefetch bounds */
 	int64_t detached_count; /* of those that are */
 	int64_t in_flight_count;
+	struct told *told; /* a ring of CONSUMER_TOLD, NULL before the first */
+	size_t told_next;
 	struct mqfs_waiter *claims, *stocked;
 	struct consumer_stop *stops;
 
@@ -229,6 +241,13 @@ void consumer_forget(struct held *held, enum mqfs_delivery_state to);
 bool consumer_is_worn_out(const struct held *held);
 /* true: it was redelivered, and stays ARRIVING until it is known what is known of it. */
 bool consumer_recall(struct held *held);
+
+/* consumer_told.c */
+/* It is settled, as far as its backend says. */
+void consumer_told(struct held *held);
+/* What was told through these connections is written down. */
+void consumer_told_lost(struct mqfs_consumer *consumer, uint64_t generation);
+void consumer_told_free(struct mqfs_consumer *consumer); /* without the lock */
 
 /* consumer_wait.c */
 bool consumer_is_stocked(const struct mqfs_consumer *consumer, int64_t now_ms);

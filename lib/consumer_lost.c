@@ -57,6 +57,7 @@ void consumer_lose(struct mqfs_consumer *consumer, uint64_t generation)
 {
 	struct held *held, *next;
 
+	consumer_told_lost(consumer, generation);
 	HASH_ITER(hh, consumer->window, held, next)
 	{
 		if (held->successor && held->successor->generation <= generation)

@@ -192,6 +192,8 @@ void consumer_forget(struct held *held, enum mqfs_delivery_state to)
 {
 	bool settled = to == MQFS_DELIVERY_SETTLED && held->disposition.verb != MQFS_VERB_RELEASE;
 
+	if (settled && !held->detached)
+		consumer_told(held);
 	if (!held->noted)
 		return;
 	if (settled)

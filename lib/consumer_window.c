@@ -36,6 +36,7 @@ void consumer_unref(struct mqfs_consumer *consumer)
 		held_free(held);
 	}
 	pthread_mutex_destroy(&consumer->lock);
+	consumer_told_free(consumer);
 	free(consumer->queue);
 	free(consumer);
 }

@@ -181,6 +181,7 @@ static void rabbit_browse(struct mqfs_backend *backend, const char *queue, enum 
 const struct mqfs_backend_ops rabbit_ops = {
     .scheme = "amqp",
     .looks_hold = true,
+    .acks_blind = true,
     .close = rabbit_close,
     .status = rabbit_status,
     .queue_declare = rabbit_queue_declare,

@@ -112,6 +112,26 @@ def test_c9_eight_workers_finish_while_the_broker_is_dead(own_broker, mounts, ro
 
 
 @pytest.mark.deadline(120)
+def test_c9_acks_that_the_broker_never_read(own_broker, mounts):
+    """The broker is stopped, then killed: rm has succeeded meanwhile, and what it did is done."""
+    target = mounts.add(own_broker.url(), {"heartbeat": "2s"})
+    queue = target.make("jobs")
+    for number in range(8):
+        queue.publish(b"%d" % number)
+    queue.wait_names("pending", 8)
+    names = [queue.take() for _ in range(8)]
+    own_broker.pause()
+    for name in names:
+        os.unlink(queue.claimed / name)
+    own_broker.kill()
+    away(target)
+    own_broker.start()
+    eventually(lambda: queue.names("pending") == [] and queue.stats()["redelivered"] == 8, 40, "eight redeliveries")
+    assert queue.names("claimed") == []
+    eventually(all_gone(own_broker, queue), 20, "an empty queue")
+
+
+@pytest.mark.deadline(120)
 def test_c9_every_outcome_survives_a_restart(own_broker, mounts):
     """rm, mv retry/ and mv dead/ of lost claims, then kill -9 of mqfs: each is applied, once, with its reason."""
     target, queue, names = lost_claims(own_broker, mounts, 4, quorum_seconds=2, backoff_base="1s")

@@ -93,6 +93,7 @@ static void fake_publish(struct mqfs_backend *backend, const char *queue, enum m
 
 static const struct mqfs_backend_ops fake_ops = {.scheme = "fake",
                                                  .looks_hold = true,
+                                                 .acks_blind = true,
                                                  .consume = fake_consume,
                                                  .cancel = fake_cancel,
                                                  .settle = fake_settle,

@@ -212,6 +212,45 @@ static void an_outcome_in_flight_is_written_down(void **state)
 	assert_asked(0, MQFS_VERB_ACK, 1, 1);
 }
 
+/* A broker doesn't say that it has an acknowledgement. */
+static void an_ack_that_was_sent_is_written_down(void **state)
+{
+	struct mqfs_delivery *delivery;
+
+	deliver("id", "copy", false, 1, 7);
+	deliver("other id", NULL, false, 2, 8);
+	for (size_t i = 0; i < 2; i++) {
+		delivery = claim();
+		assert_int_equal(settle(delivery, MQFS_SETTLE_ACK), 0);
+		complete(i, 0, NULL);
+		mqfs_delivery_unref(delivery);
+	}
+	assert_int_equal(find("id", "copy").outcome, MQFS_OUTCOME_NONE);
+	lose(1);
+	assert_int_equal(find("id", "copy").outcome, MQFS_OUTCOME_ACK);
+	assert_int_equal(find("other id", NULL).outcome, MQFS_OUTCOME_NONE); /* its connection lives */
+	lose(2);
+	assert_int_equal(find("other id", NULL).outcome, MQFS_OUTCOME_ACK);
+	restart(state);
+	deliver("id", "copy", true, 1, 1);
+	EVENTUALLY(fake.settled == 1);
+	assert_asked(0, MQFS_VERB_ACK, 1, 1);
+}
+
+static void what_was_given_back_is_not_told(void **state)
+{
+	struct mqfs_delivery *delivery;
+
+	(void)state;
+	deliver("id", "copy", false, 1, 7);
+	delivery = claim();
+	assert_int_equal(settle(delivery, MQFS_SETTLE_RELEASE), 0);
+	complete(0, 0, NULL);
+	lose(1);
+	assert_int_equal(find("id", "copy").outcome, MQFS_OUTCOME_NONE);
+	mqfs_delivery_unref(delivery);
+}
+
 /* The copy in retry/ is safe: all that the original needs is an ack. */
 static void a_move_that_is_half_done_becomes_an_ack(void **state)
 {
@@ -499,6 +538,8 @@ int main(void)
 	    CASE(an_outcome_is_applied_by_the_next_process),
 	    CASE(an_outcome_stays_until_it_is_done),
 	    CASE(an_outcome_in_flight_is_written_down),
+	    CASE(an_ack_that_was_sent_is_written_down),
+	    CASE(what_was_given_back_is_not_told),
 	    CASE(a_move_that_is_half_done_becomes_an_ack),
 	    CASE(a_redelivery_may_overtake_the_disk),
 	    CASE(a_forward_of_a_lost_claim_is_published_apart),
