@@ -11,9 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <mqfs/property.h>
-
 #include "draft.h"
+#include "draft_close.h"
+#include "draft_store.h"
+#include "draft_xattr.h"
 #include "new_dir.h"
 #include "proc.h"
 #include "queue.h"
@@ -43,7 +44,7 @@ static void draft_attr(struct fs *fs, struct node *node, struct stat *st)
 	(void)fs;
 	const struct draft *draft = node->object;
 	st->st_mode = S_IFREG | draft->mode;
-	st->st_nlink = draft->state == DRAFT_GONE ? 0 : 1;
+	st->st_nlink = draft->state == DRAFT_GONE || draft->state == DRAFT_REMOVED ? 0 : 1;
 	st->st_size = (off_t)draft->bytes;
 	st->st_mtim = timespec_of(draft->modified_us);
 	st->st_atim = timespec_of(draft->accessed_us);
@@ -68,7 +69,7 @@ static int own_body(struct mqfs_message *message)
 static bool is_writable(const struct draft *draft)
 {
 	return draft->state == DRAFT_WRITING || draft->state == DRAFT_DOT ||
-	       (draft->state == DRAFT_GONE && draft->message);
+	       (draft->state == DRAFT_GONE && draft->message && !draft->published);
 }
 
 static int truncate_locked(struct draft *draft, off_t size)
@@ -85,6 +86,7 @@ static int truncate_locked(struct draft *draft, off_t size)
 	if (result == 0) {
 		draft->bytes = (size_t)size;
 		draft->modified_us = mqfs_clock_realtime_us();
+		draft_changed(draft);
 	}
 	return result;
 }
@@ -106,29 +108,84 @@ static int open_for_writing(struct fs *fs, struct draft *draft, pid_t tid, pid_t
 	return 0;
 }
 
+/* An open or a truncation that waits for the content. */
+struct file_fetch {
+	struct fetch fetch;
+	struct node *node; /* the kernel keeps it while its request is unanswered */
+	struct fuse_file_info fi;
+	struct stat st;
+	int to_set;
+};
+
+static void open_fetched(struct fs *fs, fuse_req_t req, struct fetch *fetch, int result)
+{
+	struct file_fetch *waited = (struct file_fetch *)fetch;
+	if (result < 0)
+		fuse_reply_err(req, -result);
+	else
+		draft_file_ops.open(fs, req, waited->node, &waited->fi);
+}
+
+static void setattr_fetched(struct fs *fs, fuse_req_t req, struct fetch *fetch, int result)
+{
+	struct file_fetch *waited = (struct file_fetch *)fetch;
+	if (result < 0)
+		fuse_reply_err(req, -result);
+	else
+		draft_file_ops.setattr(fs, req, waited->node, &waited->st, waited->to_set);
+}
+
+static void fetch_for(struct fs *fs, fuse_req_t req, struct file_fetch what)
+{
+	struct file_fetch *waited = malloc(sizeof(*waited));
+	if (!waited) {
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	*waited = what;
+	draft_fetch(fs, req, what.node->object, &waited->fetch);
+}
+
+/* 1 with a handle, 0: its content has to be fetched first, or -errno. (locked) */
+static int open_locked(struct fs *fs, struct draft *draft, fuse_req_t req, int flags, pid_t tgid,
+                       struct draft_handle *handle)
+{
+	bool writable = (flags & O_ACCMODE) != O_RDONLY;
+	bool ours = draft->state == DRAFT_DOT || draft->state == DRAFT_EMPTY;
+	if (draft_is_away(draft) && (ours || !writable))
+		return 0;
+	if (!writable && !draft->message)
+		return -ENOENT;
+	int result = writable ? open_for_writing(fs, draft, fuse_req_ctx(req)->pid, tgid) : 0;
+	if (result < 0)
+		return result;
+	*handle = (struct draft_handle){draft_ref(draft), writable};
+	draft_pin(draft);
+	if (writable && (flags & O_TRUNC))
+		truncate_locked(draft, 0);
+	return 1;
+}
+
 static void draft_open(struct fs *fs, fuse_req_t req, struct node *node, struct fuse_file_info *fi)
 {
-	struct draft *draft = node->object;
 	bool writable = (fi->flags & O_ACCMODE) != O_RDONLY;
-	pid_t tid = fuse_req_ctx(req)->pid, tgid = writable ? proc_tgid(tid) : 0;
+	pid_t tgid = writable ? proc_tgid(fuse_req_ctx(req)->pid) : 0;
 	struct draft_handle *handle = calloc(1, sizeof(*handle));
 	if (!handle) {
 		fuse_reply_err(req, ENOMEM);
 		return;
 	}
 	fs_lock(fs);
-	int result = writable ? open_for_writing(fs, draft, tid, tgid) : draft->message ? 0 : -ENOENT;
-	if (result == 0) {
-		*handle = (struct draft_handle){draft_ref(draft), writable};
-		if (writable && (fi->flags & O_TRUNC))
-			truncate_locked(draft, 0);
-	}
+	int result = open_locked(fs, node->object, req, fi->flags, tgid, handle);
 	fs_unlock(fs);
-	if (result < 0) {
+	if (result != 1)
 		free(handle);
+	if (result == 0)
+		fetch_for(fs, req, (struct file_fetch){.fetch.run = open_fetched, .node = node, .fi = *fi});
+	if (result < 0)
 		fuse_reply_err(req, -result);
+	if (result != 1)
 		return;
-	}
 	fi->direct_io = 1;
 	fi->fh = (uintptr_t)handle;
 	if (fuse_reply_open(req, fi) != 0)
@@ -172,6 +229,7 @@ static int write_locked(struct draft *draft, const char *data, size_t size, off_
 		return spoil(draft, ENOMEM);
 	draft->bytes = draft->message->body->bytes;
 	draft->modified_us = mqfs_clock_realtime_us();
+	draft_changed(draft);
 	writers_note(&draft->writers, tid);
 	return 0;
 }
@@ -187,77 +245,6 @@ static void draft_write(struct fs *fs, fuse_req_t req, struct node *node, const 
 		fuse_reply_err(req, -result);
 	else
 		fuse_reply_write(req, size);
-}
-
-/* --- completion (P8) --- */
-
-/* What the completing close() does: 1 send, else 0 or the close()'s error. (locked) */
-static int complete_locked(struct draft *draft)
-{
-	if (draft->spoiled || draft->killed) {
-		int error = draft->spoiled && draft->error ? draft->error : EIO;
-		draft_keep(draft, error, draft->spoiled ? "a write failed" : "a writer was killed by a signal");
-		return -error;
-	}
-	if (!draft_has_data(draft)) {
-		mqfs_name_t name;
-		strcpy(name, draft->name);
-		draft_move(draft, DRAFT_EMPTY);
-		draft_set_name(draft, draft->queue, draft->priority, name);
-		return 0;
-	}
-	int result = draft_prepare(draft, draft->queue, draft->priority, draft->name);
-	return result < 0 ? result : 1;
-}
-
-static void draft_flush(struct fs *fs, fuse_req_t req, struct node *node, struct fuse_file_info *fi)
-{
-	struct draft_handle *handle = (struct draft_handle *)(uintptr_t)fi->fh;
-	struct draft *draft = handle->draft;
-	pid_t tid = fuse_req_ctx(req)->pid;
-
-	fs_lock(fs);
-	bool open = handle->writable && draft->state == DRAFT_WRITING;
-	struct writers writers = draft->writers;
-	fs_unlock(fs);
-	enum completion completion = open ? complete_check(&writers, tid, node->key) : COMPLETE_NO;
-
-	int result = 0;
-	fs_lock(fs);
-	if (draft->state == DRAFT_WRITING && completion == COMPLETE_KILLED)
-		draft->killed = true;
-	if (draft->state == DRAFT_WRITING && completion == COMPLETE_YES && draft->handles == 1)
-		result = complete_locked(draft);
-	int64_t deadline_ms = mqfs_clock_monotonic_ms() + draft->queue->settings.publish_timeout_ms;
-	fs_unlock(fs);
-
-	if (result <= 0) {
-		fuse_reply_err(req, -result);
-		return;
-	}
-	/* The backend keeps its deadline; the parked one is a little later, for a backend that can't. */
-	draft_send(fs, draft, park(fs, req, deadline_ms + 1000, INTERRUPT_WHEN_DYING, NULL, NULL), deadline_ms);
-}
-
-static void draft_release(struct fs *fs, struct node *node, struct fuse_file_info *fi)
-{
-	(void)node;
-	struct draft_handle *handle = (struct draft_handle *)(uintptr_t)fi->fh;
-	struct draft *draft = handle->draft;
-	int result = 0;
-
-	fs_lock(fs);
-	if (handle->writable && --draft->handles == 0 && draft->state == DRAFT_WRITING)
-		result = complete_locked(draft);
-	int64_t deadline_ms = mqfs_clock_monotonic_ms() + draft->queue->settings.publish_timeout_ms;
-	fs_unlock(fs);
-	if (result == 1)
-		draft_send(fs, draft, 0, deadline_ms);
-
-	fs_lock(fs);
-	draft_unref(draft);
-	fs_unlock(fs);
-	free(handle);
 }
 
 /* (locked) */
@@ -278,112 +265,30 @@ static void draft_setattr(struct fs *fs, fuse_req_t req, struct node *node, cons
 	struct draft *draft = node->object;
 	int result = 0;
 	fs_lock(fs);
-	if (to_set & FUSE_SET_ATTR_SIZE)
+	bool away = (to_set & FUSE_SET_ATTR_SIZE) && draft_is_away(draft);
+	if (!away && (to_set & FUSE_SET_ATTR_SIZE))
 		result = truncate_locked(draft, st->st_size);
-	if (result == 0 && (to_set & FUSE_SET_ATTR_MODE))
+	if (!away && result == 0 && (to_set & FUSE_SET_ATTR_MODE))
 		draft->mode = st->st_mode & 0777;
-	if (result == 0)
+	if (!away && result == 0)
 		set_times(draft, st, to_set);
+	if (!away && result == 0)
+		draft_changed(draft);
 	struct stat attr;
 	node_attr(fs, node, &attr);
 	fs_unlock(fs);
-	if (result < 0)
+	if (away)
+		fetch_for(fs, req,
+		          (struct file_fetch){.fetch.run = setattr_fetched, .node = node, .st = *st, .to_set = to_set});
+	else if (result < 0)
 		fuse_reply_err(req, -result);
 	else
 		fuse_reply_attr(req, &attr, 0);
 }
 
-/* --- properties (P3) --- */
-
-static int set_delay(struct draft *draft, const char *value, size_t bytes)
+static void draft_fsync(struct fs *fs, fuse_req_t req, struct node *node)
 {
-	char text[24], *end;
-	if (bytes == 0 || bytes >= sizeof(text) || value[0] < '0' || value[0] > '9')
-		return -EINVAL;
-	memcpy(text, value, bytes);
-	text[bytes] = '\0';
-	errno = 0;
-	long long delay_ms = strtoll(text, &end, 10);
-	if (errno || *end || delay_ms > DELAY_MAX_MS)
-		return -EINVAL;
-	draft->delay_ms = delay_ms;
-	return 0;
-}
-
-static int draft_setxattr(struct fs *fs, struct node *node, const char *name, const char *value, size_t bytes)
-{
-	struct draft *draft = node->object;
-	int result;
-	fs_lock(fs);
-	if (!draft->message)
-		result = 0; /* a ghost: what comes after publishing changes nothing (P5) */
-	else if (draft->state == DRAFT_SENDING)
-		result = -EBUSY;
-	else if (strcmp(name, "error") == 0)
-		result = -EPERM;
-	else if (strcmp(name, "delay") == 0)
-		result = set_delay(draft, value, bytes);
-	else
-		result = mqfs_property_set(draft->message, name, value, bytes);
-	fs_unlock(fs);
-	return result;
-}
-
-static int copy_text(const char *text, char **ret_value, size_t *ret_bytes)
-{
-	*ret_value = strdup(text);
-	*ret_bytes = strlen(text);
-	return *ret_value ? 0 : -ENOMEM;
-}
-
-static int draft_getxattr(struct fs *fs, struct node *node, const char *name, char **ret_value, size_t *ret_bytes)
-{
-	struct draft *draft = node->object;
-	char text[24];
-	int result = -ENODATA;
-	fs_lock(fs);
-	if (!draft->message) {
-		result = -ENODATA;
-	} else if (strcmp(name, "error") == 0) {
-		result = draft->reason ? copy_text(draft->reason, ret_value, ret_bytes) : -ENODATA;
-	} else if (strcmp(name, "delay") == 0) {
-		snprintf(text, sizeof(text), "%lld", (long long)draft->delay_ms);
-		result = draft->delay_ms ? copy_text(text, ret_value, ret_bytes) : -ENODATA;
-	} else {
-		result = mqfs_property_get(draft->message, name, ret_value, ret_bytes);
-	}
-	fs_unlock(fs);
-	return result;
-}
-
-static int draft_removexattr(struct fs *fs, struct node *node, const char *name)
-{
-	struct draft *draft = node->object;
-	int result = -ENODATA;
-	fs_lock(fs);
-	if (draft->message && draft->state == DRAFT_SENDING) {
-		result = -EBUSY;
-	} else if (draft->message && strcmp(name, "delay") == 0) {
-		result = draft->delay_ms ? 0 : -ENODATA;
-		draft->delay_ms = 0;
-	} else if (draft->message && strcmp(name, "error") != 0) {
-		result = mqfs_property_remove(draft->message, name);
-	}
-	fs_unlock(fs);
-	return result;
-}
-
-static void draft_listxattr(struct fs *fs, struct node *node, void (*each)(const char *name, void *arg), void *arg)
-{
-	struct draft *draft = node->object;
-	fs_lock(fs);
-	if (draft->message)
-		mqfs_property_each(draft->message, each, arg);
-	if (draft->reason)
-		each("error", arg);
-	if (draft->delay_ms)
-		each("delay", arg);
-	fs_unlock(fs);
+	draft_sync(fs, req, node->object);
 }
 
 const struct node_ops draft_file_ops = {
@@ -397,8 +302,11 @@ const struct node_ops draft_file_ops = {
     .flush = draft_flush,
     .release = draft_release,
     .setattr = draft_setattr,
-    .setxattr = draft_setxattr,
-    .getxattr = draft_getxattr,
-    .removexattr = draft_removexattr,
-    .listxattr = draft_listxattr,
+    .fsync = draft_fsync,
+    .away = draft_xattr_away,
+    .fetch = draft_xattr_fetch,
+    .setxattr = draft_xattr_set,
+    .getxattr = draft_xattr_get,
+    .removexattr = draft_xattr_remove,
+    .listxattr = draft_xattr_list,
 };

@@ -17,9 +17,12 @@
 #include "node.h"
 #include "reply.h"
 
+struct mqfs_outbox;
+struct draft;
 struct parked;
 struct notifier;
 struct housekeeping;
+struct left_over;
 
 /* A thread whose open for writing was answered ESTALE (new_dir.c). */
 struct reopen {
@@ -43,6 +46,8 @@ struct fs {
 	uint64_t secret; /* keeps heap addresses out of inode numbers */
 	struct notifier *notifier;
 	struct housekeeping *housekeeping;
+	struct left_over *left_overs; /* of other brokers, found at the start (utlist) */
+	bool outboxing;               /* what the broker can't take now goes to the outbox (P6) */
 
 	/*
 	 * Guards the tree, queues, drafts, and handles' state. Held for moments; taken before a consumer's or a look's
@@ -55,7 +60,13 @@ struct fs {
 	struct queue *queues; /* by name */
 	struct reopen reopens[REOPENS];
 	unsigned next_reopen;
-	unsigned polls; /* waits in all queues' polls */
+	unsigned polls;             /* waits in all queues' polls */
+	struct mqfs_outbox *outbox; /* NULL: not open yet, or the mount has ended */
+	bool ending;                /* what is unfinished goes to the disk as it is */
+	struct draft *live;         /* every draft there is (utlist) */
+	struct draft *stored;       /* those that the state file has, by id */
+	unsigned requests;          /* to the state file, under way */
+	pthread_cond_t no_requests;
 	_Alignas(VIEWS) struct {
 		char views[VIEWS];
 	} slots[8]; /* addresses for the nodes above the queues */

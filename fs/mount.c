@@ -28,6 +28,7 @@
 #include "mountpoint.h"
 #include "notify.h"
 #include "ops.h"
+#include "outbox.h"
 #include "queue.h"
 #include "root_dir.h"
 
@@ -97,9 +98,10 @@ static void join_workers(struct worker *workers, size_t count)
 }
 
 /* The mount answers: the parent may go, and with it the terminal that messages went to. */
-static void say_ready(int ready_fd)
+static void say_ready(struct fs *fs, int ready_fd)
 {
 	mqfs_log_to_syslog();
+	outbox_log_left_overs(fs);
 	dup2(STDOUT_FILENO, STDERR_FILENO); /* /dev/null since detach_from_terminal() */
 	if (write(ready_fd, "", 1) != 1)
 		log_warning("nobody waits for the mount");
@@ -138,7 +140,7 @@ static int serve(struct fs *fs, const char *mountpoint, const sigset_t *waited, 
 	}
 	if (count > 0) {
 		if (ready_fd >= 0)
-			say_ready(ready_fd);
+			say_ready(fs, ready_fd);
 		log_info("mounted on %s", mountpoint);
 		do
 			sigwait(waited, &signal);
@@ -162,6 +164,11 @@ static int fs_init(struct fs *fs, const struct options *options)
 	memset(fs, 0, sizeof(*fs));
 	pthread_mutex_init(&fs->lock, NULL);
 	pthread_mutex_init(&fs->parked_lock, NULL);
+	pthread_condattr_t attributes;
+	pthread_condattr_init(&attributes);
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(&fs->no_requests, &attributes);
+	pthread_condattr_destroy(&attributes);
 	fs->settings = options->settings;
 	fs->uid = getuid();
 	fs->gid = getgid();
@@ -232,6 +239,7 @@ static struct fuse_session *session_new(struct fs *fs, const struct options *opt
 static void fs_end(struct fs *fs)
 {
 	housekeeping_stop(fs);
+	outbox_end(fs);
 	queues_clear(fs);
 	tree_clear(fs);
 	mqfs_backend_close(fs->backend);
@@ -279,7 +287,9 @@ static int run(const struct options *options, int ready_fd)
 		close_state(&fs);
 		return EXIT_FAILURE;
 	}
-	result = mount_and_serve(&fs, options, &waited, ready_fd);
+	result = outbox_start(&fs, options->url);
+	if (result == 0)
+		result = mount_and_serve(&fs, options, &waited, ready_fd);
 	fs_end(&fs);
 	if (fs.session) {
 		/* It is unmounted already; libfuse would complain that it can't do it once more. */

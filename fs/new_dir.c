@@ -21,6 +21,9 @@
 #include "dir.h"
 #include "draft.h"
 #include "draft_file.h"
+#include "draft_queued.h"
+#include "draft_send.h"
+#include "draft_store.h"
 #include "moved.h"
 #include "notify.h"
 #include "proc.h"
@@ -102,6 +105,14 @@ static void new_list(struct fs *fs, struct node *dir, struct listing *listing)
 	}
 }
 
+/* See draft_remove. (locked) */
+static void put_back(struct node *dir, const char *name, pid_t tid, bool exclusive)
+{
+	struct draft *draft = draft_put_back(dir->queue, new_dir_priority(dir), name, tid, exclusive);
+	if (draft && draft->state == DRAFT_QUEUED)
+		draft_line_up_again(draft);
+}
+
 /* Makes the draft and the handle of a CREATE, or says why not. (locked) */
 static int create_locked(struct fs *fs, struct node *dir, const char *name, mode_t mode, pid_t tgid,
                          struct draft_handle **ret_handle, struct node **ret_node)
@@ -119,6 +130,7 @@ static int create_locked(struct fs *fs, struct node *dir, const char *name, mode
 	}
 	*handle = (struct draft_handle){draft, true};
 	draft->handles = 1;
+	draft_pin(draft);
 	draft->dir = node_ino(fs, dir);
 	draft->writers.opener = tgid;
 	if (name[0] == '.') {
@@ -143,6 +155,7 @@ static void new_create(struct fs *fs, fuse_req_t req, struct node *dir, const ch
 	}
 	fs_lock(fs);
 	is_reopening(fs, tid, dir->queue, name, true);
+	put_back(dir, name, tid, fi->flags & O_EXCL);
 	int result = dir->queue->listed ? create_locked(fs, dir, name, mode, tgid, &handle, &node) : -ENOENT;
 	fs_unlock(fs);
 	if (result < 0) {
@@ -156,15 +169,30 @@ static void new_create(struct fs *fs, fuse_req_t req, struct node *dir, const ch
 
 static void new_unlink(struct fs *fs, fuse_req_t req, struct node *dir, const char *name)
 {
+	pid_t tid = fuse_req_ctx(req)->pid;
 	fs_lock(fs);
-	struct draft *draft = draft_find(dir->queue, new_dir_priority(dir), name);
+	struct draft *draft = draft_find(dir->queue, new_dir_priority(dir), name), *queued = NULL;
 	int error = draft && draft->state == DRAFT_SENDING ? EBUSY : 0;
-	if (!draft)
+	if (!draft) {
 		error = moved_remove(dir, name) ? 0 : ENOENT;
-	else if (error == 0)
+	} else if (draft->state == DRAFT_QUEUED) {
+		queued = draft_ref(draft);
+	} else if (draft->state == DRAFT_KEPT) {
+		draft_remove(fs, draft, tid);
+	} else if (error == 0) {
+		/* Whoever takes back what was queued must know that it came too late (P6). */
+		error = draft->was_queued ? ENOENT : 0;
 		draft_discard(draft);
+	}
 	fs_unlock(fs);
-	fuse_reply_err(req, error);
+	if (!queued) {
+		fuse_reply_err(req, error);
+		return;
+	}
+	draft_take_back(fs, req, queued, tid);
+	fs_lock(fs);
+	draft_unref(queued);
+	fs_unlock(fs);
 }
 
 /* --- renaming: within new/ of any queue of the mount --- */
@@ -181,15 +209,15 @@ static int rename_to_dot(struct draft *draft, struct queue *queue, int priority,
 		return -EBUSY;
 	if (other && other != draft)
 		draft_discard(other);
-	draft_move(draft, DRAFT_DOT);
-	draft->spoiled = draft->killed = draft->attempted = false;
-	free(draft->reason);
-	draft->reason = NULL;
-	draft_set_name(draft, queue, priority, name);
+	draft_become_file(draft, queue, priority, name);
+	draft_changed(draft);
 	return 0;
 }
 
-/* 1: prepared, to be sent. (locked) */
+/* What new_rename has to do yet. */
+enum further { DONE, SEND, ASK };
+
+/* (locked) */
 static int rename_to_message(struct draft *draft, struct queue *queue, int priority, const char *name)
 {
 	if (draft->state == DRAFT_GHOST) {
@@ -198,14 +226,58 @@ static int rename_to_message(struct draft *draft, struct queue *queue, int prior
 			draft_discard(draft); /* nothing written or renamed onto a kept draft replaces it */
 		else
 			draft_move_ghost(draft, queue, priority, name);
-		return 0;
+		return DONE;
 	}
 	if (draft->state == DRAFT_DOT && draft->handles > 0) {
 		draft_reopen(draft, queue, priority, name);
-		return 0;
+		return DONE;
 	}
 	int result = draft_prepare(draft, queue, priority, name);
-	return result < 0 ? result : 1;
+	return result < 0 ? result : SEND;
+}
+
+/* A rename that waits for its content. */
+struct rename_fetch {
+	struct fetch fetch;
+	struct node *from_dir, *to_dir;
+	mqfs_name_t from, to;
+};
+
+/* The kernel keeps both directories while its request is unanswered. */
+static void rename_fetched(struct fs *fs, fuse_req_t req, struct fetch *fetch, int result)
+{
+	struct rename_fetch *waited = (struct rename_fetch *)fetch;
+	struct rename rename = {waited->from_dir, waited->from, waited->to_dir, waited->to, 0};
+	if (result < 0)
+		fuse_reply_err(req, -result);
+	else
+		waited->from_dir->ops->rename(fs, req, &rename);
+}
+
+static void fetch_and_rename(struct fs *fs, fuse_req_t req, struct draft *draft, const struct rename *rename)
+{
+	struct rename_fetch *waited = calloc(1, sizeof(*waited));
+	if (!waited) {
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	waited->fetch.run = rename_fetched;
+	waited->from_dir = rename->from_dir;
+	waited->to_dir = rename->to_dir;
+	strcpy(waited->from, rename->from);
+	strcpy(waited->to, rename->to);
+	draft_fetch(fs, req, draft, &waited->fetch);
+}
+
+/* enum further, or -errno. (locked) */
+static int rename_locked(struct draft *draft, struct queue *queue, int priority, const char *name)
+{
+	if (!draft || !queue->listed)
+		return -ENOENT;
+	if (draft->state == DRAFT_QUEUED)
+		return ASK;
+	return name[0] == '.' ? rename_to_dot(draft, queue, priority, name)
+	                      : rename_to_message(draft, queue, priority, name);
 }
 
 static void new_rename(struct fs *fs, fuse_req_t req, const struct rename *rename)
@@ -219,19 +291,23 @@ static void new_rename(struct fs *fs, fuse_req_t req, const struct rename *renam
 
 	fs_lock(fs);
 	struct draft *draft = draft_find(rename->from_dir->queue, new_dir_priority(rename->from_dir), rename->from);
-	int result = !draft || !queue->listed ? -ENOENT
-	             : rename->to[0] == '.'   ? rename_to_dot(draft, queue, priority, rename->to)
-	                                      : rename_to_message(draft, queue, priority, rename->to);
-	if (result >= 0)
+	bool away = draft && rename->to[0] != '.' && draft_is_away(draft);
+	int result = away ? DONE : rename_locked(draft, queue, priority, rename->to);
+	if (draft)
 		draft_ref(draft);
 	int64_t deadline_ms = mqfs_clock_monotonic_ms() + queue->settings.rename_timeout_ms;
 	fs_unlock(fs);
 
-	if (result <= 0)
-		fuse_reply_err(req, -result);
+	if (away)
+		fetch_and_rename(fs, req, draft, rename);
+	else if (result == ASK)
+		draft_move_queued(fs, req, draft, queue, priority, rename->to);
+	else if (result == SEND)
+		draft_send(fs, draft, park(fs, req, deadline_ms + DRAFT_STORE_MS, INTERRUPT_WHEN_DYING, NULL, NULL),
+		           deadline_ms);
 	else
-		draft_send(fs, draft, park(fs, req, deadline_ms, INTERRUPT_WHEN_DYING, NULL, NULL), deadline_ms);
-	if (result >= 0) {
+		fuse_reply_err(req, -result);
+	if (draft) {
 		fs_lock(fs);
 		draft_unref(draft);
 		fs_unlock(fs);

@@ -4,6 +4,7 @@
 
 #include "fuse.h"
 
+#include <stdbool.h>
 #include <uthash.h>
 
 /*
@@ -21,6 +22,19 @@ struct node;
 struct queue;
 struct listing;
 struct rename;
+
+/*
+ * An operation that waits for what its node shows to come from the disk. run is called with result 0, or why it can't
+ * go on; it answers req, and does not free fetch, which is freed after it, or instead of it when req has been answered
+ * (its deadline, its caller's end).
+ */
+struct fetch {
+	void (*run)(struct fs *fs, fuse_req_t req, struct fetch *fetch, int result);
+	/* of whoever fetches */
+	struct fs *fs;
+	void *object;
+	uint64_t ticket;
+};
 
 struct node_ops {
 	mode_t mode;
@@ -60,6 +74,13 @@ struct node_ops {
 	void (*poll)(struct fs *fs, fuse_req_t req, struct node *node, struct fuse_file_info *fi,
 	             struct fuse_pollhandle *handle);
 	void (*setattr)(struct fs *fs, fuse_req_t req, struct node *node, const struct stat *st, int to_set);
+
+	void (*fsync)(struct fs *fs, fuse_req_t req, struct node *node); /* default: done */
+
+	/* Is what is told of it on the disk only? Then fetch brings it into memory (see struct fetch) before the
+	 * functions below are called. */
+	bool (*away)(struct fs *fs, struct node *node);
+	void (*fetch)(struct fs *fs, fuse_req_t req, struct node *node, struct fetch *fetch);
 
 	/* Extended attributes; name is without the "user.mqfs." prefix. Synchronous: 0 or -errno. */
 	int (*getxattr)(struct fs *fs, struct node *node, const char *name, char **ret_value, size_t *ret_bytes);

@@ -260,11 +260,15 @@ static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	fuse_reply_err(req, 0);
 }
 
-/* A draft is in memory until it is complete; there is nothing to bring to a disk before. */
 static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-	(void)ino, (void)datasync, (void)fi;
-	fuse_reply_err(req, 0);
+	(void)datasync, (void)fi;
+	struct fs *fs = fs_of(req);
+	struct node *node = node_of(fs, ino);
+	if (node->ops->fsync)
+		node->ops->fsync(fs, req, node);
+	else
+		fuse_reply_err(req, 0);
 }
 
 static void op_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct fuse_pollhandle *handle)

@@ -6,15 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <mqfs/log.h>
-
 #include "claim_file.h"
 #include "delivery_file.h"
 #include "draft.h"
 #include "housekeeping.h"
 #include "moved.h"
-
-#define LOG_TOPIC "queue"
 
 /* Both may still run for a moment when their queue has gone: they are given the mount. */
 static void something_is_due(void *arg)
@@ -107,13 +103,9 @@ struct queue *queue_add(struct fs *fs, const char *name)
 /* Its drafts have nowhere to go: they go with it. (locked) */
 static void unlist(struct fs *fs, struct queue *queue)
 {
-	struct draft *draft, *next;
 	queue->listed = false;
 	HASH_DEL(fs->queues, queue);
-	HASH_ITER(hh, queue->drafts, draft, next)
-	{
-		draft_discard(draft);
-	}
+	drafts_clear(queue);
 	delivery_file_forget_abandoned(queue);
 	moved_clear(queue);
 }
@@ -162,12 +154,6 @@ void queues_clear(struct fs *fs)
 {
 	struct queue *queue;
 	while ((queue = next_queue(fs, NULL))) {
-		fs_lock(fs);
-		long long drafts = queue->draft_count;
-		fs_unlock(fs);
-		if (drafts > 0)
-			log_warning("%s: %lld drafts in new/ were not published, and go with the mount", queue->name,
-			            drafts);
 		queue_remove(fs, queue);
 		queue_unref(queue);
 	}

@@ -62,7 +62,9 @@ struct queue {
 	struct draft *drafts; /* those with a name, by it */
 	struct draft *ghosts; /* published ones, oldest first (utlist) */
 	unsigned ghost_count;
-	int64_t draft_count;         /* with or without a name, ghosts not counted */
+	struct draft *removed;       /* drafts that may be put back, oldest first (utlist) */
+	int64_t draft_count;         /* with or without a name; not ghosts, nor what waits in the outbox */
+	int64_t in_line;             /* those that wait in the outbox, or are on their way to it */
 	struct abandoned *abandoned; /* claims whose taker was killed */
 	struct poll_wait *polls;     /* who polls claim and next */
 	struct moved *moved;         /* names that were moved to, oldest first (utlist) */
@@ -81,8 +83,8 @@ struct queue *queue_known(struct fs *fs, const char *name);
 struct queue *queue_add(struct fs *fs, const char *name);
 /* It is gone from the broker: no longer listed; what is held is given back when the last reference goes. No lock. */
 void queue_remove(struct fs *fs, struct queue *queue);
-/* M1: takes nothing more; claims can be settled. Again and again, for queues found meanwhile. How many claims are held or
- * being settled. No lock. */
+/* M1: takes nothing more; claims can be settled. Again and again, for queues found meanwhile. How many claims are held
+ * or being settled. No lock. */
 int64_t queues_drain(struct fs *fs);
 /* Removes all, at the end. */
 void queues_clear(struct fs *fs);

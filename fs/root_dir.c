@@ -15,6 +15,7 @@
 #include "dir.h"
 #include "claim_file.h"
 #include "config_dir.h"
+#include "draft.h"
 #include "failed_dir.h"
 #include "fs.h"
 #include "new_dir.h"
@@ -91,7 +92,7 @@ static void vanished(struct fs *fs, const char *name)
 {
 	fs_lock(fs);
 	struct queue *queue = queue_known(fs, name);
-	bool remove = queue && queue->draft_count == 0;
+	bool remove = queue && !queue_has_drafts(queue);
 	if (queue)
 		queue_ref(queue);
 	fs_unlock(fs);
@@ -291,7 +292,7 @@ static int check_empty(struct queue *queue)
 	struct mqfs_consumer_state state;
 	mqfs_consumer_state_of(queue->consumer, &state);
 	/* What a look holds the broker does not count: it would delete the queue with it. */
-	bool content = queue->draft_count > 0 || state.claimed > 0 || mqfs_look_held(queue->retry) > 0 ||
+	bool content = queue_has_drafts(queue) || state.claimed > 0 || mqfs_look_held(queue->retry) > 0 ||
 	               mqfs_look_held(queue->dead) > 0;
 	return content ? -ENOTEMPTY : 0;
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "fs.h"
+#include "outbox.h"
 #include "queue.h"
 
 void text_reply_open(struct fs *fs, fuse_req_t req, struct node *node, struct fuse_file_info *fi, char *text)
@@ -58,11 +59,12 @@ static char *stats_text(struct queue *queue)
 	int length = asprintf(
 	    &text,
 	    "ready %" PRId64 "\nconsumers %" PRId64 "\npending %" PRId64 "\nclaimed %" PRId64 "\nretry %" PRId64
-	    "\ndead %" PRId64 "\noutbox 0\ndrafts %" PRId64 "\npublished %llu\nconfirmed %llu\nreturned %llu\n"
+	    "\ndead %" PRId64 "\noutbox %" PRId64 "\ndrafts %" PRId64
+	    "\npublished %llu\nconfirmed %llu\nreturned %llu\n"
 	    "nacked %llu\ndelivered %llu\nredelivered %llu\nacked %llu\nretried %llu\ndead_lettered %llu\n"
 	    "expired_claims %llu\nprefetch %" PRId64 "\nprefetch_full %llu\noldest_pending_age %" PRId64 ".%03d\n",
 	    d->ready, d->consumers, state.pending, state.claimed, d->retry + mqfs_look_held(queue->retry),
-	    d->dead + mqfs_look_held(queue->dead), queue->draft_count, atomic_load(&c->published),
+	    d->dead + mqfs_look_held(queue->dead), queue->in_line, queue->draft_count, atomic_load(&c->published),
 	    atomic_load(&c->confirmed), atomic_load(&c->returned), atomic_load(&c->nacked), atomic_load(&c->delivered),
 	    atomic_load(&c->redelivered), atomic_load(&c->acked), atomic_load(&c->retried),
 	    atomic_load(&c->dead_lettered), atomic_load(&c->expired_claims), queue->settings.prefetch,
@@ -148,13 +150,18 @@ const struct node_ops stats_file_ops = {
 static char *status_text(struct fs *fs)
 {
 	struct mqfs_backend_status status;
-	char since[MQFS_RFC3339_BYTES], mounted[MQFS_RFC3339_BYTES], *text;
+	char since[MQFS_RFC3339_BYTES], mounted[MQFS_RFC3339_BYTES], *text = NULL;
+	size_t bytes;
+	FILE *out = open_memstream(&text, &bytes);
+	if (!out)
+		return NULL;
 	mqfs_backend_status(fs->backend, &status);
-	int length = asprintf(
-	    &text, "version %s\nbackend %s\nproduct %s\nconnected %s\nsince %s\nreason %s\nmounted %s\n", MQFS_VERSION,
-	    status.peer, status.product, status.connected ? "yes" : "no", mqfs_clock_rfc3339(status.since_us, since),
-	    status.reason, mqfs_clock_rfc3339(fs->mounted_us, mounted));
-	return length < 0 ? NULL : text;
+	fprintf(out, "version %s\nbackend %s\nproduct %s\nconnected %s\nsince %s\nreason %s\nmounted %s\n",
+	        MQFS_VERSION, status.peer, status.product, status.connected ? "yes" : "no",
+	        mqfs_clock_rfc3339(status.since_us, since), status.reason, mqfs_clock_rfc3339(fs->mounted_us, mounted));
+	outbox_status(fs, out);
+	fclose(out);
+	return text;
 }
 
 static void status_attr(struct fs *fs, struct node *node, struct stat *st)

@@ -212,7 +212,7 @@ def test_p2_rename_waits_at_most_rename_timeout(own_broker, mounts):
 @pytest.mark.deadline(90)
 def test_p1_blocked_broker(own_broker, mounts):
     """Tenet 4: with the broker blocked (memory alarm) close() ends within publish-timeout; afterwards all goes on."""
-    mount = mounts.add(own_broker.url(), {"publish-timeout": "2s"})
+    mount = mounts.add(own_broker.url(), {"publish-timeout": "2s", "outbox": "no"})
     queue = mount.make("jobs")
     (queue.new / "before").write_bytes(b"before")
     own_broker.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
