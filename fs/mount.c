@@ -259,8 +259,6 @@ static int mount_and_serve(struct fs *fs, const struct options *options, const s
 	if (result == 0)
 		result = notify_start(fs);
 	if (result == 0)
-		result = housekeeping_start(fs);
-	if (result == 0)
 		result = serve(fs, options->mountpoint, waited, ready_fd);
 	return result;
 }
@@ -287,7 +285,10 @@ static int run(const struct options *options, int ready_fd)
 		close_state(&fs);
 		return EXIT_FAILURE;
 	}
-	result = outbox_start(&fs, options->url);
+	/* Drafts of the state file come on its thread, which wakes the housekeeper. */
+	result = housekeeping_start(&fs);
+	if (result == 0)
+		result = outbox_start(&fs, options->url);
 	if (result == 0)
 		result = mount_and_serve(&fs, options, &waited, ready_fd);
 	fs_end(&fs);
