@@ -18,6 +18,7 @@
 
 #include <mqfs/clock.h>
 #include <mqfs/failpoint.h>
+#include <mqfs/failpoint.h>
 
 #include "dir.h"
 #include "delivery_file.h"
@@ -253,7 +254,9 @@ static void show_moved(const struct settling *settling)
 static void settling_answer(struct settling *settling)
 {
 	show_moved(settling);
+	FAILPOINT(fs_forward_answering);
 	unpark_error(settling->fs, settling->ticket, -settling->result);
+	FAILPOINT(fs_forward_answered);
 	settling_free(settling);
 }
 
@@ -279,6 +282,7 @@ static void settling_reply(struct settling *settling, fuse_req_t req, int begun,
 	show_moved(settling);
 	settling_free(settling);
 	fuse_reply_err(req, -begun);
+	FAILPOINT(fs_settle_answered);
 }
 
 static struct settling *settling_new(struct fs *fs, struct queue *queue, int64_t *ret_deadline_ms)
