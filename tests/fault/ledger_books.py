@@ -89,6 +89,10 @@ class Books:
     def found(self, place, task):
         self.stock[task].append(place)
 
+    def delivered(self, task):
+        """Where it was found, but for drafts: those are nobody's message yet."""
+        return [place for place in self.stock.get(task, []) if not place.startswith("new/")]
+
     # -- what became of a message ------------------------------------------
 
     def promised(self):
@@ -126,7 +130,7 @@ class Books:
             entries = sorted(entries, key=lambda entry: entry.time)
             acked = [entry.time for entry in entries if entry.event == "acked"]
             again = [entry for entry in entries if acked and entry.event == "taken" and entry.started > acked[0]]
-            if len(acked) + len(self.stock.get(task, [])) > 1 or again:
+            if len(acked) + len(self.delivered(task)) > 1 or again:
                 found.append(Duplicate(task, entries, resent(entries), explain(entries, windows)))
         return found
 
@@ -136,7 +140,7 @@ class Books:
                 if any(entry.event == "refused" for entry in entries) and
                 not any(entry.event in PROMISES for entry in entries) and
                 not any(entry.event == "refused" and entry.more in UNKNOWN for entry in entries) and
-                (self.stock.get(task) or any(entry.event == "taken" for entry in entries))]
+                (self.delivered(task) or any(entry.event == "taken" for entry in entries))]
 
     def two_ids(self):
         """Tasks that came with different message-ids, unless they were published afresh."""
@@ -171,9 +175,12 @@ def resent(entries):
 
 
 def explain(entries, windows):
-    """The fault that hit the message: the last one that was there when something was done with it."""
+    """The fault that hit the message: the last one that was there when something was done with it. (The end of a
+    worker settles nothing, so it explains nothing.)"""
     cause = None
     for window in windows:
+        if window.name == "worker-kill":
+            continue
         reach = (window.end or entries[-1].time) + AFTERMATH_US
         if any(entry.time > window.begin - BEFORE_US and entry.started < reach for entry in entries):
             cause = window

@@ -68,7 +68,7 @@ class Crew:
 
     def _producers(self, seed, rate):
         programs = [("ledger_producer", ["mv"]), ("ledger_producer.py", []), ("ledger_producer", ["printf"]),
-                    ("ledger_producer.py", [])]
+                    ("ledger_producer.py", []), ("ledger_producer", ["builtin"])]
         each = max(1, round(rate / len(programs)))
         return [Member(self, program, f"p{number}", sorted(self.paths)[number % len(self.paths)],
                        [(seed + number) % 32768, each, *more]) for number, (program, more) in enumerate(programs, 1)]

@@ -117,6 +117,16 @@ class Stage:
         lines = (self.mounts[name].path / "jobs/stats").read_text().splitlines()
         return {key: float(value) for key, value in (line.split() for line in lines)}
 
+    def held(self):
+        """What every mount still has, in words."""
+        texts = []
+        for name, mount in self.mounts.items():
+            stats = ", ".join(f"{key} {value:.0f}" for key, value in self.stats(name).items() if value)
+            names = [f"{where}/{entry}" for where in ("pending", "claimed")
+                     for entry in os.listdir(mount.path / "jobs" / where)]
+            texts.append(f"{name} has {' '.join(names[:20]) or 'nothing'} ({stats})")
+        return "; ".join(texts)
+
     def unmount_all(self):
         """What was wrong with the end of the mounts."""
         problems = []
