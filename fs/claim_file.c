@@ -40,6 +40,7 @@ struct claim_handle {
 	/* guarded by fs->lock */
 	bool waiting;
 	bool given_up;                  /* the waiting READ was answered with an error */
+	bool interruptible;             /* a READ is parked that abandoned() may end */
 	ticket_t ticket;                /* the waiting READ */
 	size_t size;                    /* how much it asked for */
 	struct family *family;          /* of who waits; a reference */
@@ -124,10 +125,13 @@ static void wait_over(struct claim_handle *handle, int result, struct mqfs_deliv
 	ticket_t ticket = handle->ticket;
 	size_t size = handle->size;
 	struct family *family = handle->family;
+	bool interruptible = handle->interruptible;
 	handle->family = NULL;
 	fs_unlock(fs);
 
 	fuse_req_t req = unpark(fs, ticket);
+	if (req && interruptible)
+		handle_unref(handle); /* the parked request's: abandoned() will not run */
 	if (req && delivery) {
 		fs_lock(fs);
 		attach(handle, delivery);
@@ -224,6 +228,7 @@ static void claim_read(struct fs *fs, fuse_req_t req, struct node *node, size_t 
 	fs_lock(fs);
 	handle->waiting = true;
 	handle->given_up = false;
+	handle->interruptible = !(fi->flags & O_NONBLOCK);
 	handle->size = size;
 	family_unref(handle->family);
 	handle->family = family;
