@@ -102,8 +102,6 @@ void draft_release(struct fs *fs, struct node *node, struct fuse_file_info *fi)
 		keep(fs, draft, 0);
 
 	fs_lock(fs);
-	draft_unpin(draft);
-	draft_unref(draft);
+	draft_handle_close(handle);
 	fs_unlock(fs);
-	free(handle);
 }

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utlist.h>
 
 #include "draft.h"
 #include "draft_close.h"
@@ -18,6 +19,21 @@
 #include "new_dir.h"
 #include "proc.h"
 #include "queue.h"
+
+void draft_handle_open(struct draft_handle *handle, struct draft *draft, bool writable)
+{
+	*handle = (struct draft_handle){.draft = draft_ref(draft), .writable = writable};
+	draft_pin(draft);
+	DL_APPEND(draft->queue->fs->draft_handles, handle);
+}
+
+void draft_handle_close(struct draft_handle *handle)
+{
+	DL_DELETE(handle->draft->queue->fs->draft_handles, handle);
+	draft_unpin(handle->draft);
+	draft_unref(handle->draft);
+	free(handle);
+}
 
 static void *hold_draft(void *object)
 {
@@ -159,8 +175,7 @@ static int open_locked(struct fs *fs, struct draft *draft, fuse_req_t req, int f
 	int result = writable ? open_for_writing(fs, draft, fuse_req_ctx(req)->pid, tgid) : 0;
 	if (result < 0)
 		return result;
-	*handle = (struct draft_handle){draft_ref(draft), writable};
-	draft_pin(draft);
+	draft_handle_open(handle, draft, writable);
 	if (writable && (flags & O_TRUNC))
 		truncate_locked(draft, 0);
 	return 1;

@@ -19,6 +19,7 @@
 
 struct mqfs_outbox;
 struct draft;
+struct draft_handle;
 struct parked;
 struct notifier;
 struct housekeeping;
@@ -60,12 +61,13 @@ struct fs {
 	struct queue *queues; /* by name */
 	struct reopen reopens[REOPENS];
 	unsigned next_reopen;
-	unsigned polls;             /* waits in all queues' polls */
-	struct mqfs_outbox *outbox; /* NULL: not open yet, or the mount has ended */
-	bool ending;                /* what is unfinished goes to the disk as it is */
-	struct draft *live;         /* every draft there is (utlist) */
-	struct draft *stored;       /* those that the state file has, by id */
-	unsigned requests;          /* to the state file, under way */
+	unsigned polls;                     /* waits in all queues' polls */
+	struct mqfs_outbox *outbox;         /* NULL: not open yet, or the mount has ended */
+	bool ending;                        /* what is unfinished goes to the disk as it is */
+	struct draft *live;                 /* every draft there is (utlist) */
+	struct draft *stored;               /* those that the state file has, by id */
+	struct draft_handle *draft_handles; /* open files (utlist) */
+	unsigned requests;                  /* to the state file, under way */
 	pthread_cond_t no_requests;
 	_Alignas(VIEWS) struct {
 		char views[VIEWS];

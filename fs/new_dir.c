@@ -128,9 +128,9 @@ static int create_locked(struct fs *fs, struct node *dir, const char *name, mode
 		free(handle);
 		return -error;
 	}
-	*handle = (struct draft_handle){draft, true};
+	draft_handle_open(handle, draft, true);
+	draft_unref(draft);
 	draft->handles = 1;
-	draft_pin(draft);
 	draft->dir = node_ino(fs, dir);
 	draft->writers.opener = tgid;
 	if (name[0] == '.') {

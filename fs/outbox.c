@@ -12,6 +12,7 @@
 #include <mqfs/outbox.h>
 #include <mqfs/state.h>
 
+#include "draft_file.h"
 #include "draft_send.h"
 #include "draft_store.h"
 #include "queue.h"
@@ -295,6 +296,8 @@ static void leave(struct fs *fs)
 	{
 		draft_forget_id(draft);
 	}
+	while (fs->draft_handles) /* no RELEASE comes any more */
+		draft_handle_close(fs->draft_handles);
 }
 
 void outbox_end(struct fs *fs)

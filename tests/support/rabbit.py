@@ -141,6 +141,7 @@ class Broker:
     def pause(self):
         """SIGSTOP: the node neither answers nor hangs up."""
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)  # each of its threads
 
     def resume(self):
         self.process.send_signal(signal.SIGCONT)
