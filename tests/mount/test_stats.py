@@ -9,9 +9,9 @@ import pytest
 from processes import eventually, run
 from test_drafts import errno_of
 
-KEYS = {"ready", "consumers", "pending", "claimed", "retry", "dead", "drafts", "published", "confirmed", "returned",
-        "nacked", "delivered", "redelivered", "acked", "retried", "dead_lettered", "expired_claims", "prefetch",
-        "prefetch_full", "oldest_pending_age"}
+KEYS = {"ready", "consumers", "pending", "claimed", "retry", "dead", "outbox", "drafts", "published", "confirmed",
+        "returned", "nacked", "delivered", "redelivered", "acked", "retried", "dead_lettered", "expired_claims",
+        "prefetch", "prefetch_full", "oldest_pending_age"}
 
 
 def test_m5_keys(queue):
