@@ -54,10 +54,7 @@ int checkpoint_init(struct checkpoint *checkpoint, sqlite3 *db)
 	int chunk = CHUNK_BYTES;
 	int r;
 
-	checkpoint->db = db;
-	sqlite3_file_control(db, NULL, SQLITE_FCNTL_CHUNK_SIZE, &chunk);
-	sqlite3_busy_handler(db, checkpoint_busy, checkpoint);
-	sqlite3_wal_hook(db, checkpoint_committed, checkpoint);
+	/* While whoever opened it still waits for others: they may just be closing the file. */
 	if (sqlite3_prepare_v2(db, "PRAGMA page_size", -1, &page_size, NULL) != SQLITE_OK ||
 	    sqlite3_prepare_v3(db, "PRAGMA page_count", -1, SQLITE_PREPARE_PERSISTENT, &checkpoint->page_count, NULL) !=
 	        SQLITE_OK)
@@ -65,7 +62,13 @@ int checkpoint_init(struct checkpoint *checkpoint, sqlite3 *db)
 	else
 		r = statement_integer(page_size, 0, &checkpoint->page_bytes);
 	sqlite3_finalize(page_size);
-	return r;
+	if (r < 0)
+		return r;
+	checkpoint->db = db;
+	sqlite3_file_control(db, NULL, SQLITE_FCNTL_CHUNK_SIZE, &chunk);
+	sqlite3_busy_handler(db, checkpoint_busy, checkpoint);
+	sqlite3_wal_hook(db, checkpoint_committed, checkpoint);
+	return 0;
 }
 
 void checkpoint_deinit(struct checkpoint *checkpoint)

@@ -12,6 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <mqfs/clock.h>
+
 #include "statement.h"
 
 /*
@@ -346,6 +348,22 @@ static int schema_enter(const struct schema *schema, sqlite3 *db, const char *pa
 	return 0;
 }
 
+/* While others go over to WAL, or close the file as the last, SQLite doesn't wait, but says at once that it is busy. */
+static int schema_enter_patiently(const struct schema *schema, sqlite3 *db, const char *path, bool exists, bool checked,
+                                  int64_t until_ms, char **ret_error)
+{
+	static const struct timespec pause = {.tv_nsec = 10 * 1000 * 1000};
+	int r;
+
+	while ((r = schema_enter(schema, db, path, exists, checked, ret_error)) == -ETIMEDOUT &&
+	       mqfs_clock_monotonic_ms() < until_ms) {
+		free(*ret_error);
+		*ret_error = NULL;
+		nanosleep(&pause, NULL);
+	}
+	return r;
+}
+
 int schema_open(const struct schema *schema, const char *path, int busy_timeout_ms, sqlite3 **ret_db, char **ret_error)
 {
 	bool exists, checked = false;
@@ -375,7 +393,8 @@ int schema_open(const struct schema *schema, const char *path, int busy_timeout_
 	/* Without this, closing after a refusal would move the log into the file. */
 	sqlite3_db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
 	sqlite3_busy_timeout(db, busy_timeout_ms);
-	r = schema_enter(schema, db, path, exists, checked, ret_error);
+	r = schema_enter_patiently(schema, db, path, exists, checked, mqfs_clock_monotonic_ms() + busy_timeout_ms,
+	                           ret_error);
 	if (r < 0)
 		goto out;
 	sqlite3_db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL);
