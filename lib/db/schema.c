@@ -252,7 +252,7 @@ static int schema_look(const struct schema *schema, const char *path, const char
                        char **ret_error)
 {
 	sqlite3 *db = NULL;
-	int64_t version;
+	int64_t version = 0;
 	int r;
 
 	if (sqlite3_open_v2(uri, &db, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, NULL) != SQLITE_OK)

@@ -87,7 +87,8 @@ void outbox_unref(struct mqfs_outbox *outbox);
 void outbox_submit(struct mqfs_outbox *outbox, struct state_job *job);
 void outbox_job_ended(struct mqfs_outbox *outbox);
 
-/* ---- entries.c: rows; all within a writing transaction, 0 or a negative errno ---- */
+/* ---- entries.c: rows (requests.c puts, changes and removes them); in a writing transaction, 0 or a negative errno
+ * ---- */
 
 /* A row, as a statement selects it with ENTRY_COLUMNS. */
 #define ENTRY_COLUMNS                                                                                                  \

@@ -213,7 +213,7 @@ static void the_file_is_bounded(void **unused)
 	struct mqfs_entry entry = entry_of("jobs", "x", MQFS_ENTRY_KEPT);
 	struct mqfs_message *large;
 	struct putting putting;
-	int64_t ids[64];
+	int64_t ids[64] = {0};
 	int count = 0;
 
 	(void)unused;
