@@ -121,8 +121,13 @@ static void publication_send(struct job *job, void *role)
 	amqp_basic_properties_t properties;
 	const char *reason;
 	mqfs_name_t key;
+	int64_t arm_ms;
 	int status, r;
 
+	if (publication->deadline_ms <= mqfs_clock_monotonic_ms()) {
+		publication_end(publication, publication->job.late_result, "it could not be sent in time");
+		return;
+	}
 	if (publication->nacked_in == lane->serial) {
 		publisher_wait(publisher, publication);
 		return;
@@ -135,11 +140,13 @@ static void publication_send(struct job *job, void *role)
 		return;
 	}
 	publication_routing_key(publication, key);
+	/* Before this one is on the way: what is late there is answered and freed. */
+	arm_ms = send_deadline(publisher, publication->deadline_ms);
 	/* On the way as soon as a byte may be. */
 	publication->tag = lane->next_tag++;
 	HASH_ADD(hh, lane->on_the_way, tag, sizeof(publication->tag), publication);
 	publisher->on_the_way++;
-	connection_arm(connection, send_deadline(publisher, publication->deadline_ms));
+	connection_arm(connection, arm_ms);
 	FAILPOINT(amqp_publish_sending);
 	status = amqp_basic_publish(connection->state, lane->channel, amqp_empty_bytes, amqp_cstring_bytes(key), 1, 0,
 	                            &properties, (amqp_bytes_t){.len = body->bytes, .bytes = body->data});

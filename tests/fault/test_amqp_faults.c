@@ -81,6 +81,21 @@ static void a_refused_one_fails_alone(void **state)
 	assert_true(ready_in(queue) >= 27);
 }
 
+/* The owner and the watchdog race for them; whoever wins, nothing goes out. */
+static void late_ones_are_not_sent(void **state)
+{
+	struct call calls[200];
+	const char *queue;
+
+	SKIP_WITHOUT_BROKER();
+	queue = make_queue("late");
+	for (int i = 0; i < 200; i++)
+		begin_publish(&calls[i], queue, message_of(100), i % 4 == 0 ? ENOUGH_MS : 0);
+	for (int i = 0; i < 200; i++)
+		assert_int_equal(finish(&calls[i]), i % 4 == 0 ? 0 : -EHOSTDOWN);
+	assert_int_equal(ready_in(queue), 50);
+}
+
 static void a_too_large_one_fails_alone(void **state)
 {
 	struct call calls[10];
@@ -521,6 +536,7 @@ int main(void)
 	    fault_test(twins_without_ids_return),
 	    fault_test(a_nack_concerns_one),
 	    fault_test(a_refused_one_fails_alone),
+	    fault_test(late_ones_are_not_sent),
 	    fault_test(a_too_large_one_fails_alone),
 	    fault_test(blocked_publishes_end_in_time),
 	    fault_test(a_deleted_queue_ends_the_consumer),
