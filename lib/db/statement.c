@@ -12,8 +12,8 @@ int statement_step(sqlite3_stmt *statement)
 
 	if (!statement)
 		return -ENOMEM;
+	errno = 0;
 	result = sqlite3_step(statement);
-
 	if (result == SQLITE_ROW)
 		return 1;
 	if (result == SQLITE_DONE) {
@@ -56,9 +56,12 @@ void statement_bind_bytes(sqlite3_stmt *statement, int index, const void *data, 
 	sqlite3_bind_blob64(statement, index, bytes > 0 ? data : "", bytes, SQLITE_STATIC);
 }
 
+/* SQLite itself does not note what the system said to a COMMIT. */
 static int errno_of_system(sqlite3 *db)
 {
-	switch (sqlite3_system_errno(db)) {
+	int error = sqlite3_system_errno(db);
+
+	switch (error ? error : errno) {
 	case ENOSPC:
 	case EDQUOT:
 		return -ENOSPC;
