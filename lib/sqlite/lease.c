@@ -134,6 +134,7 @@ static int lease_delete_mount(struct store *store)
 {
 	int r;
 
+	FAILPOINT(sqlite_leaving);
 	sqlite3_bind_int64(store->statements[STATEMENT_CONSUMER_CLEAR], 1, store->mount);
 	r = statement_run(store->statements[STATEMENT_CONSUMER_CLEAR]);
 	if (r < 0)
@@ -217,7 +218,6 @@ int lease_end(struct store *store)
 		r = lease_return(store, intake);
 	if (r == 0)
 		r = lease_delete_mount(store);
-	FAILPOINT(sqlite_leaving);
 	if (r == 0)
 		r = ledger_commit(store);
 	else

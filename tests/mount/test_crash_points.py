@@ -246,7 +246,7 @@ def discard(case):
 
 def come_home(case):
     """What waited in retry/ is delivered again."""
-    case.set("backoff-base", "300ms")
+    case.set("backoff-base", "1500ms")
     for name in case.claims(1):
         os.rename(case.queue.claimed / name, case.queue.retry / name)
     yield
@@ -320,10 +320,10 @@ OTHERS = {"sqlite": ("amqp_",), "rabbitmq": ("sqlite_",)}  # points of modules t
 class Crashes:
     """A daemon that is killed again and again, and what it was trusted with meanwhile."""
 
-    def __init__(self, mounts, backend, failpoints):
+    def __init__(self, mounts, url, failpoints):
         self.failpoints = failpoints
         self.cases = []
-        self.mount = mounts.add(backend.url, OPTIONS, failpoints=failpoints.path)
+        self.mount = mounts.add(url, OPTIONS, failpoints=failpoints.path)
 
     def begin(self, operation, suffix):
         case = Case(self.mount, f"{operation.__name__}.{suffix}")
@@ -385,7 +385,9 @@ class Crew:
     """Several such daemons, which share out the work: most of it is waiting."""
 
     def __init__(self, mounts, backend, room):
-        self.all = [Crashes(mounts, backend, Failpoints(room / f"failpoints{number}")) for number in range(DAEMONS)]
+        # A store of its own for each: what is due in one, any of its mounts might do.
+        self.all = [Crashes(mounts, f"{backend.url}{number}" if backend.name == "sqlite" else backend.url,
+                            Failpoints(room / f"failpoints{number}")) for number in range(DAEMONS)]
         self.pool = concurrent.futures.ThreadPoolExecutor(DAEMONS)  # a daemon ends with the thread that started it
 
     def share(self, function, work):
@@ -408,8 +410,12 @@ class Crew:
             each.mount.close()
         self.pool.shutdown()
 
-    def cases(self):
-        return [case for each in self.all for case in each.cases]
+    def empty(self, mounts):
+        """What was left, read by the program that is installed: [(case, what was found)]."""
+        after = {url: mounts.add(url, {**PATIENT, "backoff_base": "300ms"}) for url in {each.mount.url for each in self.all}}
+        cases = [(after[each.mount.url], case) for each in self.all for case in each.cases]
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            return list(zip([case for _, case in cases], pool.map(lambda pair: empty(*pair), cases)))
 
 
 # -- accounting -------------------------------------------------------------
@@ -474,14 +480,10 @@ def test_every_crash_point(backend, backend_name, mounts, room):
     assert len(died) > 0.9 * len(pairs), f"{set(pairs) - set(died)}"
     crew.close()
 
-    # What is left is read by the program that is installed.
-    mount, cases = mounts.add(backend.url, {**PATIENT, "backoff_base": "300ms"}), crew.cases()
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda case: empty(mount, case), cases))
-    problems = [problem for case, each in zip(cases, found)
-                for problem in account(case, each, exact=backend_name == "sqlite")]
-    print(f"{len(died)} crashes of {len(pairs)}: {sum(len(case.kept) for case in cases)} messages accepted,"
-          f" {sum(map(len, found))} found")
+    left = crew.empty(mounts)
+    print(f"{len(died)} crashes of {len(pairs)}: {sum(len(case.kept) for case, _ in left)} messages accepted,"
+          f" {sum(len(found) for _, found in left)} found")
+    problems = [problem for case, found in left for problem in account(case, found, exact=backend_name == "sqlite")]
     assert not problems, "\n".join(problems)
 
 
