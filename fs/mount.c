@@ -152,6 +152,7 @@ static int serve(struct fs *fs, const char *mountpoint, const sigset_t *waited, 
 	/* New callers find the empty directory from here on; those inside are answered below. */
 	if (!fuse_session_exited(fs->session))
 		mountpoint_detach(mountpoint);
+	notify_stop(fs);
 	fuse_session_exit(fs->session);
 	join_workers(workers, count);
 	return -error;

@@ -11,7 +11,7 @@
 struct notification {
 	fuse_ino_t dir;
 	struct fuse_pollhandle *poll; /* or NULL: forget the name */
-	struct notification *next;
+	struct notification *prev, *next;
 	size_t name_bytes;
 	char name[];
 };
@@ -20,44 +20,49 @@ struct notifier {
 	pthread_t thread;
 	pthread_mutex_t lock; /* a leaf lock; guards what follows */
 	pthread_cond_t changed;
-	struct notification *first, *last;
+	struct notification *polls, *names;
+	unsigned holders; /* parked requests that hold a directory */
 	bool stopping;
 };
 
-static struct notification *take_all(struct notifier *notifier)
+static struct notification *take(struct notifier *notifier)
 {
+	struct notification *taken = NULL;
 	pthread_mutex_lock(&notifier->lock);
-	while (!notifier->first && !notifier->stopping)
+	while (!notifier->stopping && !notifier->polls && (!notifier->names || notifier->holders > 0))
 		pthread_cond_wait(&notifier->changed, &notifier->lock);
-	struct notification *all = notifier->stopping ? NULL : notifier->first;
-	if (all)
-		notifier->first = notifier->last = NULL;
+	if (!notifier->stopping) {
+		struct notification **list = notifier->polls ? &notifier->polls : &notifier->names;
+		taken = *list;
+		DL_DELETE(*list, taken);
+	}
 	pthread_mutex_unlock(&notifier->lock);
-	return all;
+	return taken;
+}
+
+static void drop(struct notification *notification)
+{
+	if (notification->poll)
+		fuse_pollhandle_destroy(notification->poll);
+	free(notification);
 }
 
 static void send(struct fs *fs, struct notification *notification)
 {
-	if (notification->poll) {
+	if (notification->poll)
 		fuse_lowlevel_notify_poll(notification->poll);
-		fuse_pollhandle_destroy(notification->poll);
-		return;
-	}
-	/* ENOENT says that the kernel has forgotten it already. */
-	fuse_lowlevel_notify_inval_entry(fs->session, notification->dir, notification->name, notification->name_bytes);
+	else /* ENOENT says that the kernel has forgotten it already */
+		fuse_lowlevel_notify_inval_entry(fs->session, notification->dir, notification->name,
+		                                 notification->name_bytes);
+	drop(notification);
 }
 
 static void *notify_all(void *arg)
 {
 	struct fs *fs = arg;
-	struct notification *all, *each, *next;
-	while ((all = take_all(fs->notifier))) {
-		LL_FOREACH_SAFE(all, each, next)
-		{
-			send(fs, each);
-			free(each);
-		}
-	}
+	struct notification *notification;
+	while ((notification = take(fs->notifier)))
+		send(fs, notification);
 	return NULL;
 }
 
@@ -77,25 +82,52 @@ int notify_start(struct fs *fs)
 	return -error;
 }
 
+static void drop_all(struct notification **list)
+{
+	struct notification *each, *next;
+	DL_FOREACH_SAFE(*list, each, next)
+	{
+		DL_DELETE(*list, each);
+		drop(each);
+	}
+}
+
 void notify_stop(struct fs *fs)
 {
 	struct notifier *notifier = fs->notifier;
 	if (!notifier)
 		return;
 	pthread_mutex_lock(&notifier->lock);
+	bool stopped = notifier->stopping;
 	notifier->stopping = true;
 	pthread_cond_signal(&notifier->changed);
 	pthread_mutex_unlock(&notifier->lock);
+	if (stopped)
+		return;
 	pthread_join(notifier->thread, NULL);
+	drop_all(&notifier->polls);
+	drop_all(&notifier->names);
+}
 
-	struct notification *each, *next;
-	LL_FOREACH_SAFE(notifier->first, each, next)
-	{
-		if (each->poll)
-			fuse_pollhandle_destroy(each->poll);
-		free(each);
-	}
-	notifier->first = notifier->last = NULL;
+static void count_holder(struct notifier *notifier, int change)
+{
+	if (!notifier)
+		return;
+	pthread_mutex_lock(&notifier->lock);
+	notifier->holders += (unsigned)change;
+	if (notifier->holders == 0)
+		pthread_cond_signal(&notifier->changed);
+	pthread_mutex_unlock(&notifier->lock);
+}
+
+void notify_hold(struct fs *fs)
+{
+	count_holder(fs->notifier, 1);
+}
+
+void notify_release(struct fs *fs)
+{
+	count_holder(fs->notifier, -1);
 }
 
 static void submit(struct fs *fs, fuse_ino_t dir, const char *name, struct fuse_pollhandle *poll)
@@ -112,13 +144,15 @@ static void submit(struct fs *fs, fuse_ino_t dir, const char *name, struct fuse_
 	memcpy(notification->name, name, bytes + 1);
 
 	pthread_mutex_lock(&notifier->lock);
-	if (notifier->last)
-		notifier->last->next = notification;
-	else
-		notifier->first = notification;
-	notifier->last = notification;
+	bool stopping = notifier->stopping;
+	if (!stopping && poll)
+		DL_APPEND(notifier->polls, notification);
+	else if (!stopping)
+		DL_APPEND(notifier->names, notification);
 	pthread_cond_signal(&notifier->changed);
 	pthread_mutex_unlock(&notifier->lock);
+	if (stopping)
+		drop(notification);
 }
 
 void notify_forget_name(struct fs *fs, fuse_ino_t dir, const char *name)

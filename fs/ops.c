@@ -13,6 +13,7 @@
 
 #include "dir.h"
 #include "fs.h"
+#include "reply.h"
 #include "xattr.h"
 
 static void op_init(void *userdata, struct fuse_conn_info *conn)
@@ -25,6 +26,14 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 
 /* --- names --- */
 
+/* The kernel keeps a directory locked until these are answered. */
+#define HOLDING(call)                                                                                                  \
+	do {                                                                                                           \
+		park_holding(true);                                                                                    \
+		call;                                                                                                  \
+		park_holding(false);                                                                                   \
+	} while (0)
+
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct fs *fs = fs_of(req);
@@ -34,7 +43,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 		return;
 	}
 	if (dir->ops->lookup) {
-		dir->ops->lookup(fs, req, dir, name);
+		HOLDING(dir->ops->lookup(fs, req, dir, name));
 		return;
 	}
 	fs_lock(fs);
@@ -72,7 +81,7 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 	if (strlen(name) > NAME_MAX)
 		fuse_reply_err(req, ENAMETOOLONG);
 	else if (dir->ops->create)
-		dir->ops->create(fs, req, dir, name, mode, fi);
+		HOLDING(dir->ops->create(fs, req, dir, name, mode, fi));
 	else
 		fuse_reply_err(req, EPERM);
 }
@@ -91,7 +100,7 @@ static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
 	if (strlen(name) > NAME_MAX)
 		fuse_reply_err(req, ENAMETOOLONG);
 	else if (dir->ops->mkdir)
-		dir->ops->mkdir(fs, req, dir, name);
+		HOLDING(dir->ops->mkdir(fs, req, dir, name));
 	else
 		fuse_reply_err(req, EPERM);
 }
@@ -113,7 +122,7 @@ static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 	struct fs *fs = fs_of(req);
 	struct node *dir = node_of(fs, parent);
 	if (dir->ops->unlink)
-		dir->ops->unlink(fs, req, dir, name);
+		HOLDING(dir->ops->unlink(fs, req, dir, name));
 	else
 		fuse_reply_err(req, EPERM);
 }
@@ -123,7 +132,7 @@ static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 	struct fs *fs = fs_of(req);
 	struct node *dir = node_of(fs, parent);
 	if (dir->ops->rmdir)
-		dir->ops->rmdir(fs, req, dir, name);
+		HOLDING(dir->ops->rmdir(fs, req, dir, name));
 	else
 		fuse_reply_err(req, EPERM);
 }
@@ -139,7 +148,7 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 	else if (flags & ~(unsigned)RENAME_NOREPLACE)
 		fuse_reply_err(req, EINVAL);
 	else if (rename.from_dir->ops->rename)
-		rename.from_dir->ops->rename(fs, req, &rename);
+		HOLDING(rename.from_dir->ops->rename(fs, req, &rename));
 	else
 		fuse_reply_err(req, EPERM);
 }

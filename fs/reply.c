@@ -8,6 +8,7 @@
 
 #include "fs.h"
 #include "housekeeping.h"
+#include "notify.h"
 #include "proc.h"
 
 /* How often a caller that was interrupted is looked at: a second, fatal signal sends no INTERRUPT. */
@@ -20,10 +21,26 @@ struct parked {
 	int64_t deadline_ms;
 	enum interrupt interrupt;
 	bool interrupted;
+	bool holding; /* a directory */
 	void (*abandoned)(struct fs *fs, void *arg);
 	void *arg;
 	UT_hash_handle hh;
 };
+
+static _Thread_local bool holding_now;
+
+void park_holding(bool holding)
+{
+	holding_now = holding;
+}
+
+/* It is answered, or about to be. */
+static void parked_free(struct fs *fs, struct parked *parked)
+{
+	if (parked && parked->holding)
+		notify_release(fs);
+	free(parked);
+}
 
 static struct parked *remove_locked(struct fs *fs, struct parked *parked)
 {
@@ -48,7 +65,7 @@ static void abandon(struct fs *fs, struct parked *parked, int error)
 	fuse_reply_err(parked->req, error);
 	if (parked->abandoned)
 		parked->abandoned(fs, parked->arg);
-	free(parked);
+	parked_free(fs, parked);
 }
 
 /*
@@ -93,9 +110,12 @@ ticket_t park(struct fs *fs, fuse_req_t req, int64_t deadline_ms, enum interrupt
 	    .tid = fuse_req_ctx(req)->pid,
 	    .deadline_ms = deadline_ms,
 	    .interrupt = interrupt,
+	    .holding = holding_now,
 	    .abandoned = abandoned,
 	    .arg = arg,
 	};
+	if (holding_now)
+		notify_hold(fs);
 	pthread_mutex_lock(&fs->parked_lock);
 	ticket_t ticket = parked->ticket = ++fs->last_ticket;
 	HASH_ADD(hh, fs->parked, ticket, sizeof(parked->ticket), parked);
@@ -112,7 +132,7 @@ fuse_req_t unpark(struct fs *fs, ticket_t ticket)
 {
 	struct parked *parked = remove_ticket(fs, ticket);
 	fuse_req_t req = parked ? parked->req : NULL;
-	free(parked);
+	parked_free(fs, parked);
 	return req;
 }
 
@@ -168,7 +188,7 @@ void parked_end(struct fs *fs, int error)
 		if (!parked)
 			return;
 		fuse_reply_err(parked->req, error);
-		free(parked);
+		parked_free(fs, parked);
 	}
 }
 

@@ -32,6 +32,10 @@ enum interrupt { INTERRUPT_WHEN_DYING, INTERRUPT_ANY_SIGNAL };
 ticket_t park(struct fs *fs, fuse_req_t req, int64_t deadline_ms, enum interrupt interrupt,
               void (*abandoned)(struct fs *fs, void *arg), void *arg);
 
+/* Does the kernel hold a directory's lock until the request that this thread handles now is answered? What is parked
+ * then keeps names from being forgotten (notify.h). */
+void park_holding(bool holding);
+
 /* The request, which the caller must answer now, or NULL when it has been answered. */
 fuse_req_t unpark(struct fs *fs, ticket_t ticket);
 

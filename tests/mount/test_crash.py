@@ -4,6 +4,7 @@
 import contextlib
 import errno
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import time
 
 import pytest
 
-from processes import background, eventually
+from processes import background, eventually, wait_exit
 from test_drafts import errno_of
 
 PUBLISHER = """
@@ -232,6 +233,35 @@ def test_broker_restart(own_broker, mounts):
 
     eventually(complete, 60, "all messages")
     assert queue.stats()["consumers"] >= 1
+
+
+def abort_connection(number):
+    """What is left to do when a daemon can't even be killed: else this run would wait for ever, too."""
+    with contextlib.suppress(OSError), open(f"/sys/fs/fuse/connections/{number}/abort", "w", encoding="ascii") as file:
+        file.write("1")
+
+
+@pytest.mark.deadline(60)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_end_while_a_rename_holds_the_directory(own_broker, mounts, number):
+    """Tenet 4: the kernel locks new/ for a rename that waits, and forgets a published name under the same lock: mqfs
+    can be ended in the middle of that, and so can the caller."""
+    target = mounts.add(own_broker.url(), {"outbox": "no", "rename_timeout": "20s", "drain_timeout": "0"})
+    queue = target.make("jobs")
+    connection = os.minor(os.stat(target.path).st_dev)
+    (queue.new / ".held").write_bytes(b"x")
+    (queue.new / "published").write_bytes(b"x")
+    own_broker.pause()
+    try:
+        with background(["mv", queue.new / ".held", queue.new / "held"], stderr=subprocess.DEVNULL) as mover:
+            time.sleep(3)  # the published name is forgotten after 2 s; nothing tells when
+            target.killed = number == signal.SIGKILL
+            target.process.send_signal(number)
+            target.wait(15)
+            assert wait_exit(mover, 5) != 0
+    finally:
+        abort_connection(connection)
+        own_broker.resume()
 
 
 @pytest.mark.deadline(120)
