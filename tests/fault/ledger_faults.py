@@ -12,6 +12,7 @@ from ledger_stage import NAMES, SqliteStage, hold_lock
 from processes import run
 
 TERM_SECONDS = 40
+CTL_SECONDS = 180  # rabbitmqctl starts a virtual machine of its own, which takes a busy machine that long
 
 
 class Window:
@@ -135,13 +136,13 @@ class Faults:
     def alarm(self, seconds):
         """Memory is short: publishers are blocked."""
         with self.window("alarm"):
-            self.stage.broker.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
+            self.stage.broker.ctl("set_vm_memory_high_watermark", "absolute", "1MB", timeout=CTL_SECONDS)
             time.sleep(seconds)
-            self.stage.broker.ctl("set_vm_memory_high_watermark", "0.4")
+            self.stage.broker.ctl("set_vm_memory_high_watermark", "0.4", timeout=CTL_SECONDS)
 
     def connections_closed(self, _seconds):
         with self.window("connections-closed"):
-            self.stage.broker.close_connections()
+            self.stage.broker.ctl("close_all_connections", "test", timeout=CTL_SECONDS)
 
     def queue_full(self, seconds):
         path = f"policies/{self.stage.vhost}/full"
