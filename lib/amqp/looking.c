@@ -23,6 +23,12 @@
  * held in the shelf's channel: there is a shelf for each queue and place, so that a channel that the
  * broker closes takes no other's messages along. It is closed when nothing is held any more.
  *
+ * What was got and not settled is not counted as ready. A queue that is being deleted must not look empty for that:
+ * of a quorum queue, as the delay levels are, the broker counts each that was got as a consumer, but of Q.dead, a
+ * classic queue (unless somebody else made it), it says nothing. So its shelf has a consumer too, from before the
+ * first get until it is closed. One can't be had without a message, if there is any: that is the spare, until a
+ * browse takes it, in place of one that it gets beyond its limit, which goes back.
+ *
  * A look puts back by nack. That is harmless: Q.dead is a classic queue, and the delay levels have no
  * delivery limit.
  */
@@ -31,11 +37,14 @@
 #define GETS_AT_A_TIME 32
 #define LEVELS_MAX 32
 #define SHELF_KEY_BYTES (MQFS_NAME_MAX + 3)
+#define CONSUMER_TAG "mqfs-looks"
 
 struct shelf {
 	struct holder holder;      /* first: a holder is a shelf's */
 	char key[SHELF_KEY_BYTES]; /* place and queue */
 	struct browse *browses;    /* utlist; the first is being served */
+	/* What its consumer was sent and no browse took yet, or NULL. Closing the channel puts it back. */
+	struct mqfs_delivery *spare;
 	UT_hash_handle by_key;
 };
 
@@ -126,6 +135,16 @@ static void shelf_key(enum mqfs_place place, const char *queue, char key[SHELF_K
 	key[SHELF_KEY_BYTES - 1] = '\0';
 }
 
+static const char *queue_of(const struct shelf *shelf)
+{
+	return shelf->key + 2;
+}
+
+static enum mqfs_place place_of(const struct shelf *shelf)
+{
+	return shelf->key[0] == 'd' ? MQFS_PLACE_DEAD : MQFS_PLACE_RETRY;
+}
+
 static struct shelf *shelf_get(struct looking *looking, enum mqfs_place place, const char *queue)
 {
 	char key[SHELF_KEY_BYTES];
@@ -149,6 +168,7 @@ static void shelf_fail(struct looking *looking, struct shelf *shelf, int result)
 	struct browse *browse;
 
 	holder_close(&looking->settling, &shelf->holder);
+	mqfs_delivery_unref(shelf->spare);
 	while ((browse = shelf->browses)) {
 		DL_DELETE(shelf->browses, browse);
 		browse_forget(browse);
@@ -159,17 +179,52 @@ static void shelf_fail(struct looking *looking, struct shelf *shelf, int result)
 	free(shelf);
 }
 
-static int shelf_open(struct looking *looking, struct shelf *shelf)
+/* Tells everybody that the queue is in use. Its message, if any, is sent before the first get is answered. */
+static int shelf_consume(struct looking *looking, const struct shelf *shelf, const char *dead)
+{
+	struct connection *connection = looking->connection;
+	int r;
+
+	connection_arm_call(connection);
+	amqp_basic_qos(connection->state, shelf->holder.channel, 0, 1, 0);
+	r = connection_called(connection, shelf->holder.channel);
+	if (r < 0)
+		return r;
+	connection_arm_call(connection);
+	amqp_basic_consume(connection->state, shelf->holder.channel, amqp_cstring_bytes(dead),
+	                   amqp_cstring_bytes(CONSUMER_TAG), 0, 0, 0, amqp_empty_table);
+	return connection_called(connection, shelf->holder.channel);
+}
+
+static int shelf_open(struct looking *looking, struct shelf *shelf, const struct browse *browse)
 {
 	amqp_channel_t channel;
+	mqfs_name_t dead;
 	int r;
 
 	if (shelf->holder.channel)
 		return 0;
 	r = connection_channel_open(looking->connection, &channel);
-	if (r == 0)
-		holder_open(&looking->settling, &shelf->holder, channel, atomic_fetch_add(looking->generations, 1) + 1);
-	return r;
+	if (r < 0)
+		return r;
+	holder_open(&looking->settling, &shelf->holder, channel, atomic_fetch_add(looking->generations, 1) + 1);
+	mqfs_name_dead_queue(browse->queue, dead);
+	if (browse->place != MQFS_PLACE_DEAD || topology_counts(looking->topology, dead))
+		return 0;
+	return shelf_consume(looking, shelf, dead);
+}
+
+static bool browse_take(struct shelf *shelf, struct browse *browse, struct mqfs_delivery *delivery)
+{
+	if (!browse->done || browse->count == browse->limit)
+		return false;
+	if (!browse->deliveries)
+		browse->deliveries = calloc(browse->limit, sizeof(*browse->deliveries));
+	if (!browse->deliveries || holder_hold(&shelf->holder, delivery->tag, NULL) < 0)
+		return false;
+	browse->deliveries[browse->count++] = delivery;
+	FAILPOINT(amqp_look_got);
+	return true;
 }
 
 static void send_get(struct looking *looking, struct shelf *shelf, struct browse *browse)
@@ -190,6 +245,8 @@ static void send_get(struct looking *looking, struct shelf *shelf, struct browse
 /* Goes on with the first browse as far as it can. true: it is through. */
 static bool browse_continue(struct looking *looking, struct shelf *shelf, struct browse *browse)
 {
+	if (shelf->spare && browse_take(shelf, browse, shelf->spare))
+		shelf->spare = NULL;
 	if (browse->exhausted && browse->asked == 0) {
 		browse->exhausted = false;
 		browse->level++;
@@ -219,14 +276,16 @@ static void browse_run(struct job *job, void *role)
 	struct browse *browse = (struct browse *)job;
 	struct looking *looking = role;
 	struct shelf *shelf = shelf_get(looking, browse->place, browse->queue);
+	int r;
 
 	if (!shelf) {
 		browse_fail(job, -ENOMEM, NULL);
 		return;
 	}
 	DL_APPEND(shelf->browses, browse);
-	if (shelf_open(looking, shelf) < 0) {
-		shelf_fail(looking, shelf, -ETIMEDOUT);
+	r = shelf_open(looking, shelf, browse);
+	if (r < 0) {
+		shelf_fail(looking, shelf, r == -ENOENT ? 0 : r == -ECONNRESET ? -ETIMEDOUT : r);
 		return;
 	}
 	shelf_continue(looking, shelf);
@@ -234,40 +293,26 @@ static void browse_run(struct job *job, void *role)
 
 /* ---- what the broker says ---- */
 
-/* 0, or negative when it can't be kept. */
-static int browse_take(struct shelf *shelf, struct browse *browse, struct frame_content *content)
-{
-	struct mqfs_delivery *delivery;
-
-	if (!browse->done || browse->count == browse->limit)
-		return -ETIMEDOUT;
-	if (!browse->deliveries)
-		browse->deliveries = calloc(browse->limit, sizeof(*browse->deliveries));
-	if (!browse->deliveries)
-		return -ENOMEM;
-	delivery = holder_delivery(&shelf->holder, content, browse->queue, browse->place);
-	if (!delivery)
-		return -ENOMEM;
-	if (holder_hold(&shelf->holder, content->tag, NULL) < 0) {
-		mqfs_delivery_unref(delivery);
-		return -ENOMEM;
-	}
-	browse->deliveries[browse->count++] = delivery;
-	FAILPOINT(amqp_look_got);
-	return 0;
-}
-
-static void on_got(void *arg, struct frame_content *content)
+static void on_message(void *arg, struct frame_content *content)
 {
 	struct looking *looking = arg;
 	struct shelf *shelf = (struct shelf *)holder_find(&looking->settling, content->channel);
+	struct browse *browse = shelf ? shelf->browses : NULL;
+	struct mqfs_delivery *delivery;
+	bool got = content->kind == FRAME_GET;
 
-	if (!shelf || !shelf->browses || shelf->browses->asked == 0)
+	if (!shelf || (got && (!browse || browse->asked == 0)) || (!got && shelf->spare))
 		return;
-	shelf->browses->asked--;
-	if (browse_take(shelf, shelf->browses, content) < 0)
+	if (got)
+		browse->asked--;
+	delivery = holder_delivery(&shelf->holder, content, queue_of(shelf), place_of(shelf));
+	if (delivery && !got) {
+		shelf->spare = delivery;
+	} else if (!delivery || !browse_take(shelf, browse, delivery)) {
+		mqfs_delivery_unref(delivery);
 		holder_decline(&looking->settling, content->channel, content->tag);
-	connection_expect(looking->connection, shelf->browses->asked > 0);
+	}
+	connection_expect(looking->connection, browse && browse->asked > 0);
 	shelf_continue(looking, shelf);
 }
 
@@ -282,6 +327,19 @@ static void on_empty(void *arg, amqp_channel_t channel)
 	shelf->browses->exhausted = true;
 	connection_expect(looking->connection, shelf->browses->asked > 0);
 	shelf_continue(looking, shelf);
+}
+
+/* Q.dead was deleted, or its node is down: what was held of it is there again, or gone with it. */
+static void on_cancelled(void *arg, amqp_channel_t channel, const char *consumer_tag)
+{
+	struct looking *looking = arg;
+	struct shelf *shelf = (struct shelf *)holder_find(&looking->settling, channel);
+
+	(void)consumer_tag;
+	if (!shelf)
+		return;
+	shelf_fail(looking, shelf, 0);
+	connection_channel_close(looking->connection, channel);
 }
 
 static void on_channel_closed(void *arg, amqp_channel_t channel, int code, const char *text)
@@ -361,8 +419,9 @@ static int64_t looking_work(void *arg, int64_t now_ms)
 }
 
 static const struct frame_events looking_events = {
-    .content = on_got,
+    .content = on_message,
     .empty = on_empty,
+    .cancelled = on_cancelled,
     .channel_closed = on_channel_closed,
 };
 

@@ -56,7 +56,7 @@ static const char *own_reason(int result)
 	case -ENOTEMPTY:
 		return "there are messages in the queue, in retry or in dead";
 	case -EBUSY:
-		return "others consume from the queue";
+		return "others consume from the queue, or look at its retry or dead";
 	case -EOPNOTSUPP:
 		return "the broker can't check and delete a quorum queue in one step";
 	default:

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <mqfs/clock.h>
 #include <mqfs/name.h>
@@ -26,6 +27,9 @@
 #define LEVELS_STALE_MS 300000
 #define LEVELS_STALE_LOOK_MS 60000
 #define NOT_IMPLEMENTED 540
+/* A look that has just ended may take so long to be gone. */
+#define LOOKS_END_MS 200
+#define LOOKS_POLL_US 10000
 
 /* ---- single calls ---- */
 
@@ -111,6 +115,14 @@ static int learn_kind(struct topology *topology, const char *queue)
 	return r == -ECONNRESET ? r : 0;
 }
 
+/* As learn_kind. A look relies on a Q.dead that counts: it may have been made anew since. */
+static int learn_dead_kind(struct topology *topology, const char *dead)
+{
+	if (known_kind(&topology->known, dead) == KIND_COUNTS)
+		known_forget(&topology->known, dead);
+	return learn_kind(topology, dead);
+}
+
 /* ---- helper queues ---- */
 
 static int ensure_dead_queue(struct topology *topology, const char *queue)
@@ -125,6 +137,8 @@ static int ensure_dead_queue(struct topology *topology, const char *queue)
 		return r;
 	arguments_dead_queue(&arguments, topology->connection->version);
 	r = make(topology, dead, &arguments);
+	if (r == 0)
+		known_set_kind(&topology->known, dead, KIND_PLAIN);
 	return r == -EEXIST ? 0 : r;
 }
 
@@ -146,44 +160,41 @@ static int ensure_level(struct topology *topology, const char *queue, int64_t le
 	return r;
 }
 
-/* How many wait in each level (-1: no such level), asking only where it makes sense. */
+/* What is in each level (ready -1: no such level), asking only where it makes sense. */
 static int count_levels(struct topology *topology, const struct request *request, int64_t stale_ms,
-                        int64_t ret_ready[KNOWN_LEVELS])
+                        struct mqfs_depths ret_levels[KNOWN_LEVELS])
 {
 	uint32_t try;
 	bool all = known_levels(&topology->known, request->queue, stale_ms, &try);
-	struct mqfs_depths depths;
 	mqfs_name_t delay;
 	int r;
 
 	for (unsigned i = 0; i < KNOWN_LEVELS; i++)
-		ret_ready[i] = -1;
+		ret_levels[i] = (struct mqfs_depths){.ready = -1};
 	for (unsigned i = 0; i < KNOWN_LEVELS && mqfs_retry_level_at(i) > 0; i++) {
 		if (!(try & 1u << i))
 			continue;
 		if (mqfs_clock_monotonic_ms() > request->job.deadline_ms)
 			return -ETIMEDOUT;
 		mqfs_name_delay_queue(request->queue, mqfs_retry_level_at(i), delay);
-		r = look_at(topology, delay, &depths);
+		r = look_at(topology, delay, &ret_levels[i]);
 		if (r < 0 && r != -ENOENT)
 			return r;
 		known_note_level(&topology->known, request->queue, i, r == 0);
-		ret_ready[i] = r == 0 ? depths.ready : -1;
 	}
 	if (all)
 		known_note_tried(&topology->known, request->queue);
 	return 0;
 }
 
-static int count_dead(struct topology *topology, const char *queue, int64_t *ret_ready)
+static int count_dead(struct topology *topology, const char *queue, struct mqfs_depths *ret_dead)
 {
-	struct mqfs_depths depths = {0};
 	mqfs_name_t dead;
 	int r;
 
+	*ret_dead = (struct mqfs_depths){0};
 	mqfs_name_dead_queue(queue, dead);
-	r = look_at(topology, dead, &depths);
-	*ret_ready = r == 0 ? depths.ready : 0;
+	r = look_at(topology, dead, ret_dead);
 	return r == -ENOENT ? 0 : r;
 }
 
@@ -254,33 +265,39 @@ int topology_work_make_place(struct topology *topology, struct request *request)
 
 int topology_work_depths(struct topology *topology, struct request *request)
 {
-	int64_t ready[KNOWN_LEVELS];
+	struct mqfs_depths levels[KNOWN_LEVELS], dead;
 	int r = look_at(topology, request->queue, &request->depths);
 
 	if (r == 0)
-		r = count_dead(topology, request->queue, &request->depths.dead);
+		r = count_dead(topology, request->queue, &dead);
 	if (r == 0)
-		r = count_levels(topology, request, LEVELS_STALE_MS, ready);
-	for (unsigned i = 0; r == 0 && i < KNOWN_LEVELS; i++)
-		request->depths.retry += ready[i] > 0 ? ready[i] : 0;
-	return r;
+		r = count_levels(topology, request, LEVELS_STALE_MS, levels);
+	if (r < 0)
+		return r;
+	request->depths.dead = dead.ready;
+	for (unsigned i = 0; i < KNOWN_LEVELS; i++)
+		request->depths.retry += levels[i].ready > 0 ? levels[i].ready : 0;
+	return 0;
 }
 
 int topology_work_levels(struct topology *topology, struct request *request)
 {
-	int64_t ready[KNOWN_LEVELS], dead;
+	struct mqfs_depths levels[KNOWN_LEVELS], dead;
+	mqfs_name_t name;
 	int r;
 
 	request->levels_count = 0;
 	if (request->place == MQFS_PLACE_DEAD) {
 		r = count_dead(topology, request->queue, &dead);
-		if (r == 0 && dead > 0)
-			request->levels[request->levels_count++] = 0;
-		return r;
+		if (r < 0 || dead.ready == 0)
+			return r;
+		request->levels[request->levels_count++] = 0;
+		mqfs_name_dead_queue(request->queue, name);
+		return learn_dead_kind(topology, name);
 	}
-	r = count_levels(topology, request, LEVELS_STALE_LOOK_MS, ready);
+	r = count_levels(topology, request, LEVELS_STALE_LOOK_MS, levels);
 	for (unsigned i = 0; r == 0 && i < KNOWN_LEVELS; i++)
-		if (ready[i] > 0)
+		if (levels[i].ready > 0)
 			request->levels[request->levels_count++] = mqfs_retry_level_at(i);
 	return r;
 }
@@ -333,42 +350,63 @@ static int remove_work_queue(struct topology *topology, const struct request *re
 }
 
 /* What is left behind is never content: each goes when it is found empty, and it does no harm if one stays. */
-static void remove_helpers(struct topology *topology, const char *queue, const int64_t ready[KNOWN_LEVELS])
+static void remove_helpers(struct topology *topology, const char *queue, const struct mqfs_depths levels[KNOWN_LEVELS])
 {
 	mqfs_name_t name;
 	int r = 0;
 
 	for (unsigned i = 0; i < KNOWN_LEVELS && r != -ECONNRESET; i++) {
-		if (ready[i] < 0)
+		if (levels[i].ready < 0)
 			continue;
 		mqfs_name_delay_queue(queue, mqfs_retry_level_at(i), name);
 		r = remove_unsafely(topology, name);
 	}
 	mqfs_name_dead_queue(queue, name);
-	if (r != -ECONNRESET && look_at(topology, name, NULL) == 0)
-		remove_queue(topology, name, true, true);
+	if (r == -ECONNRESET || look_at(topology, name, NULL) < 0 || learn_dead_kind(topology, name) < 0)
+		return;
+	if (known_kind(&topology->known, name) != KIND_COUNTS && remove_queue(topology, name, true, true) == 0)
+		known_forget(&topology->known, name);
+}
+
+/* What is held by a look counts as content too; who looks is counted as a consumer (looking.c). */
+static int check_helper(const struct mqfs_depths *helper)
+{
+	if (helper->ready > 0)
+		return -ENOTEMPTY;
+	return helper->consumers > 0 ? -EBUSY : 0;
+}
+
+/* 0 when there is nothing in retry/ and dead/, and nobody looks at them. */
+static int check_helpers(struct topology *topology, const struct request *request,
+                         struct mqfs_depths ret_levels[KNOWN_LEVELS])
+{
+	struct mqfs_depths dead;
+	int r = count_levels(topology, request, 0, ret_levels);
+
+	if (r == 0)
+		r = count_dead(topology, request->queue, &dead);
+	if (r == 0)
+		r = check_helper(&dead);
+	for (unsigned i = 0; r == 0 && i < KNOWN_LEVELS; i++)
+		r = check_helper(&ret_levels[i]);
+	return r;
 }
 
 int topology_work_delete(struct topology *topology, struct request *request)
 {
-	int64_t ready[KNOWN_LEVELS], dead;
+	int64_t until_ms = mqfs_clock_monotonic_ms() + LOOKS_END_MS;
+	struct mqfs_depths levels[KNOWN_LEVELS];
 	int r = look_at(topology, request->queue, NULL);
 
 	if (r < 0)
 		return r == -ENOENT && request->again ? 0 : r;
-	r = count_levels(topology, request, 0, ready);
-	if (r == 0)
-		r = count_dead(topology, request->queue, &dead);
+	while ((r = check_helpers(topology, request, levels)) == -EBUSY && mqfs_clock_monotonic_ms() < until_ms)
+		usleep(LOOKS_POLL_US);
 	if (r < 0)
 		return r;
-	for (unsigned i = 0; i < KNOWN_LEVELS; i++)
-		if (ready[i] > 0)
-			return -ENOTEMPTY;
-	if (dead > 0)
-		return -ENOTEMPTY;
 	r = remove_work_queue(topology, request);
 	if (r == 0) {
-		remove_helpers(topology, request->queue, ready);
+		remove_helpers(topology, request->queue, levels);
 		known_forget(&topology->known, request->queue);
 	}
 	return r;

@@ -273,6 +273,38 @@ static void a_waiting_one_is_buried(void **state)
 	assert_non_null(history_of(dead).dead_reason);
 }
 
+static void deletes_not_what_is_looked_at(void **state, enum mqfs_place place)
+{
+	const char *queue = make_queue();
+	struct reader *reader, *other;
+	int busy = is_amqp() ? -EBUSY : -ENOTEMPTY;
+
+	(void)state;
+	settings.backoff_base_ms = 60000;
+	reader = reader_new(backend, queue);
+	other = reader_new(open_another(), queue);
+	if (place == MQFS_PLACE_DEAD)
+		bury(reader, queue, "held");
+	else
+		fail_one(reader, queue, "held");
+	assert_true(look_shows(look_at(other, place), 1));
+	assert_int_equal(window_stop(reader), 0);
+	assert_int_equal(delete_queue(queue), busy);
+	reader_free(other);
+	assert_true(place == MQFS_PLACE_DEAD ? dead_becomes(queue, 1) : retry_becomes(queue, 1));
+	assert_int_equal(delete_queue(queue), -ENOTEMPTY);
+}
+
+static void what_is_looked_at_in_dead_stays(void **state)
+{
+	deletes_not_what_is_looked_at(state, MQFS_PLACE_DEAD);
+}
+
+static void what_is_looked_at_in_retry_stays(void **state)
+{
+	deletes_not_what_is_looked_at(state, MQFS_PLACE_RETRY);
+}
+
 /* What was found before its hold ended can be settled all the same. */
 static void an_old_find_is_settled(void **state)
 {
@@ -335,6 +367,8 @@ int test_looking(void)
 	    contract_test(grant_gives_one_attempt),
 	    contract_test(retry_now_is_now),
 	    contract_test(a_waiting_one_is_buried),
+	    contract_test(what_is_looked_at_in_dead_stays),
+	    contract_test(what_is_looked_at_in_retry_stays),
 	    contract_test(an_old_find_is_settled),
 	    contract_test(twins_have_names_of_their_own),
 	};
