@@ -2,6 +2,7 @@
 #ifndef FS_COMPLETE_H
 #define FS_COMPLETE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -16,7 +17,9 @@
  *			and RELEASE tells)
  *
  * The descriptor being closed has left the table before FLUSH is sent (fs/open.c, filp_flush), so looking
- * at /proc/PID/fd answers the question. No lock may be held: this reads files.
+ * at /proc/PID/fd answers the question. Whoever was handed a descriptor by fork() is newer than the open(), so
+ * that only processes made since then are looked at, and most often there are none; whoever got it in another way
+ * (SCM_RIGHTS) is known once it has written. No lock may be held where it says that files are read.
  */
 
 enum completion {
@@ -27,15 +30,27 @@ enum completion {
 
 #define COMPLETE_WRITERS 16
 
+/* Who has written through a file. All ids but last_tid are thread groups'. */
 struct writers {
-	pid_t opener; /* thread group; 0: can't be seen */
+	pid_t opener;   /* 0: can't be seen */
+	pid_t newest;   /* the newest process when it was opened; 0: can't be told */
+	pid_t last_tid; /* the thread that wrote last */
 	unsigned count;
-	pid_t others[COMPLETE_WRITERS]; /* other threads that wrote (each stands for its process) */
+	pid_t others[COMPLETE_WRITERS];
+	bool crowded; /* there were more than fit */
 };
 
-/* Remembers who writes. tid is the request's thread. */
-void writers_note(struct writers *writers, pid_t tid);
+/* A file is opened. newest is proc_newest() of then, or of a moment before. */
+void writers_begin(struct writers *writers, pid_t opener, pid_t newest);
 
+/* A thread writes. tgid is its proc_tgid(), for which writers_know() tells whether it needs to be asked. */
+bool writers_know(const struct writers *writers, pid_t tid);
+void writers_note(struct writers *writers, pid_t tid, pid_t tgid);
+
+/* What the close() by tid means for the file with the inode number ino. Reads files. */
 enum completion complete_check(const struct writers *writers, pid_t tid, uint64_t ino);
+
+/* Has everybody closed it, so that only RELEASE, which the kernel sends in its own time, is missing? Reads files. */
+bool complete_is_let_go(const struct writers *writers, uint64_t ino);
 
 #endif

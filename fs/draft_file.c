@@ -108,7 +108,7 @@ static int truncate_locked(struct draft *draft, off_t size)
 }
 
 /* 0, or why this open can't have the draft; ESTALE sends the kernel to CREATE. (locked) */
-static int open_for_writing(struct fs *fs, struct draft *draft, pid_t tid, pid_t tgid)
+static int open_for_writing(struct fs *fs, struct draft *draft, pid_t tid, const struct writers *writers)
 {
 	if (draft->state == DRAFT_EMPTY && draft->handles == 0) {
 		draft_move(draft, DRAFT_WRITING);
@@ -118,8 +118,7 @@ static int open_for_writing(struct fs *fs, struct draft *draft, pid_t tid, pid_t
 		new_dir_note_reopen(fs, tid, draft);
 		return -ESTALE;
 	}
-	memset(&draft->writers, 0, sizeof(draft->writers));
-	draft->writers.opener = tgid;
+	draft->writers = *writers;
 	draft->handles++;
 	return 0;
 }
@@ -163,7 +162,7 @@ static void fetch_for(struct fs *fs, fuse_req_t req, struct file_fetch what)
 }
 
 /* 1 with a handle, 0: its content has to be fetched first, or -errno. (locked) */
-static int open_locked(struct fs *fs, struct draft *draft, fuse_req_t req, int flags, pid_t tgid,
+static int open_locked(struct fs *fs, struct draft *draft, fuse_req_t req, int flags, const struct writers *writers,
                        struct draft_handle *handle)
 {
 	bool writable = (flags & O_ACCMODE) != O_RDONLY;
@@ -172,7 +171,7 @@ static int open_locked(struct fs *fs, struct draft *draft, fuse_req_t req, int f
 		return 0;
 	if (!writable && !draft->message)
 		return -ENOENT;
-	int result = writable ? open_for_writing(fs, draft, fuse_req_ctx(req)->pid, tgid) : 0;
+	int result = writable ? open_for_writing(fs, draft, fuse_req_ctx(req)->pid, writers) : 0;
 	if (result < 0)
 		return result;
 	draft_handle_open(handle, draft, writable);
@@ -184,14 +183,16 @@ static int open_locked(struct fs *fs, struct draft *draft, fuse_req_t req, int f
 static void draft_open(struct fs *fs, fuse_req_t req, struct node *node, struct fuse_file_info *fi)
 {
 	bool writable = (fi->flags & O_ACCMODE) != O_RDONLY;
-	pid_t tgid = writable ? proc_tgid(fuse_req_ctx(req)->pid) : 0;
+	struct writers writers = {0};
+	if (writable)
+		writers_begin(&writers, proc_tgid(fuse_req_ctx(req)->pid), proc_newest());
 	struct draft_handle *handle = calloc(1, sizeof(*handle));
 	if (!handle) {
 		fuse_reply_err(req, ENOMEM);
 		return;
 	}
 	fs_lock(fs);
-	int result = open_locked(fs, node->object, req, fi->flags, tgid, handle);
+	int result = open_locked(fs, node->object, req, fi->flags, &writers, handle);
 	fs_unlock(fs);
 	if (result != 1)
 		free(handle);
@@ -230,7 +231,7 @@ static int spoil(struct draft *draft, int error)
 	return -error;
 }
 
-static int write_locked(struct draft *draft, const char *data, size_t size, off_t offset, pid_t tid)
+static int write_locked(struct draft *draft, const char *data, size_t size, off_t offset)
 {
 	if (draft->state == DRAFT_EMPTY) { /* listed when its opener closed; somebody who was handed it writes on */
 		draft_move(draft, DRAFT_WRITING);
@@ -245,7 +246,6 @@ static int write_locked(struct draft *draft, const char *data, size_t size, off_
 	draft->bytes = draft->message->body->bytes;
 	draft->modified_us = mqfs_clock_realtime_us();
 	draft_changed(draft);
-	writers_note(&draft->writers, tid);
 	return 0;
 }
 
@@ -253,8 +253,16 @@ static void draft_write(struct fs *fs, fuse_req_t req, struct node *node, const 
                         struct fuse_file_info *fi)
 {
 	(void)fi;
+	struct draft *draft = node->object;
+	pid_t tid = fuse_req_ctx(req)->pid;
 	fs_lock(fs);
-	int result = write_locked(node->object, data, size, offset, fuse_req_ctx(req)->pid);
+	if (!writers_know(&draft->writers, tid)) {
+		fs_unlock(fs);
+		pid_t tgid = proc_tgid(tid);
+		fs_lock(fs);
+		writers_note(&draft->writers, tid, tgid);
+	}
+	int result = write_locked(draft, data, size, offset);
 	fs_unlock(fs);
 	if (result < 0)
 		fuse_reply_err(req, -result);

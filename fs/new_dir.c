@@ -114,7 +114,7 @@ static void put_back(struct node *dir, const char *name, pid_t tid, bool exclusi
 }
 
 /* Makes the draft and the handle of a CREATE, or says why not. (locked) */
-static int create_locked(struct fs *fs, struct node *dir, const char *name, mode_t mode, pid_t tgid,
+static int create_locked(struct fs *fs, struct node *dir, const char *name, mode_t mode, const struct writers *writers,
                          struct draft_handle **ret_handle, struct node **ret_node)
 {
 	struct queue *queue = dir->queue;
@@ -132,7 +132,7 @@ static int create_locked(struct fs *fs, struct node *dir, const char *name, mode
 	draft_unref(draft);
 	draft->handles = 1;
 	draft->dir = node_ino(fs, dir);
-	draft->writers.opener = tgid;
+	draft->writers = *writers;
 	if (name[0] == '.') {
 		draft_set_name(draft, queue, draft->priority, name);
 		draft_move(draft, DRAFT_DOT);
@@ -145,7 +145,8 @@ static int create_locked(struct fs *fs, struct node *dir, const char *name, mode
 static void new_create(struct fs *fs, fuse_req_t req, struct node *dir, const char *name, mode_t mode,
                        struct fuse_file_info *fi)
 {
-	pid_t tid = fuse_req_ctx(req)->pid, tgid = proc_tgid(tid);
+	pid_t tid = fuse_req_ctx(req)->pid;
+	struct writers writers;
 	struct draft_handle *handle = NULL;
 	struct node *node = NULL;
 
@@ -153,10 +154,11 @@ static void new_create(struct fs *fs, fuse_req_t req, struct node *dir, const ch
 		fuse_reply_err(req, EISDIR);
 		return;
 	}
+	writers_begin(&writers, proc_tgid(tid), proc_newest());
 	fs_lock(fs);
 	is_reopening(fs, tid, dir->queue, name, true);
 	put_back(dir, name, tid, fi->flags & O_EXCL);
-	int result = dir->queue->listed ? create_locked(fs, dir, name, mode, tgid, &handle, &node) : -ENOENT;
+	int result = dir->queue->listed ? create_locked(fs, dir, name, mode, &writers, &handle, &node) : -ENOENT;
 	fs_unlock(fs);
 	if (result < 0) {
 		fuse_reply_err(req, -result);

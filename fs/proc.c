@@ -208,53 +208,48 @@ int proc_holds(pid_t pid, uint64_t ino)
 	return holds;
 }
 
-/* Whether the one thread of a process has no child at all, the usual case. */
-static bool is_childless(pid_t pid)
+static int loadavg = -1;
+
+static void open_loadavg(void)
 {
-	char byte;
-	struct proc_kept *kept = proc_kept_get(pid, NULL);
-	bool childless =
-	    kept && kept->children >= 0 && proc_kept_single(kept) && pread(kept->children, &byte, 1, 0) == 0;
-	proc_kept_put(kept);
-	return childless;
+	loadavg = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
 }
 
-static int each_in_file(const char *path, int (*each)(pid_t child, void *arg), void *arg)
-{
-	FILE *file = fopen(path, "re");
-	int result = 0, child;
-	if (!file)
-		return 0;
-	while (result == 0 && fscanf(file, "%d", &child) == 1)
-		result = each(child, arg);
-	fclose(file);
-	return result;
-}
-
-static bool children_are_listed;
-
-static void look_for_children(void)
-{
-	children_are_listed = access("/proc/thread-self/children", R_OK) == 0;
-}
-
-int proc_children(pid_t pid, int (*each)(pid_t child, void *arg), void *arg)
+/* The last field of /proc/loadavg (proc(5)): an id that is given to threads, too. */
+pid_t proc_newest(void)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
-	char path[64];
-	pthread_once(&once, look_for_children);
-	if (!children_are_listed || is_childless(pid))
+	char text[128];
+	pthread_once(&once, open_loadavg);
+	ssize_t bytes = pread(loadavg, text, sizeof(text) - 1, 0);
+	if (bytes <= 0)
 		return 0;
-	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
-	DIR *dir = opendir(path);
+	text[bytes] = '\0';
+	const char *last = strrchr(text, ' ');
+	return last ? (pid_t)strtol(last + 1, NULL, 10) : 0;
+}
+
+/* Ids are given in a circle. */
+static bool is_between(pid_t pid, pid_t since, pid_t newest)
+{
+	if (since == 0 || newest == 0)
+		return true;
+	return since <= newest ? pid > since && pid <= newest : pid > since || pid <= newest;
+}
+
+int proc_each_since(pid_t since, int (*each)(pid_t pid, void *arg), void *arg)
+{
+	pid_t newest = proc_newest();
+	if (since != 0 && since == newest)
+		return 0;
+	DIR *dir = opendir("/proc");
 	if (!dir)
-		return 0;
+		return -errno;
 	int result = 0;
 	for (struct dirent *entry; result == 0 && (entry = readdir(dir));) {
-		if (entry->d_name[0] == '.')
-			continue;
-		snprintf(path, sizeof(path), "/proc/%d/task/%.12s/children", (int)pid, entry->d_name);
-		result = each_in_file(path, each, arg);
+		pid_t pid = (pid_t)strtol(entry->d_name, NULL, 10);
+		if (pid > 0 && is_between(pid, since, newest))
+			result = each(pid, arg);
 	}
 	closedir(dir);
 	return result;

@@ -50,10 +50,13 @@ bool proc_dying(pid_t tid);
 /* Does the process hold a descriptor of the file with this inode number? 1, 0, or -errno when it can't be told. */
 int proc_holds(pid_t pid, uint64_t ino);
 
+/* The process or thread that was made last, as far as this daemon's pid namespace knows. 0: can't be told. */
+pid_t proc_newest(void);
+
 /*
- * Calls each for the children of the process; stops and returns what each returns when that is not 0.
- * A kernel without CONFIG_PROC_CHILDREN lists none.
+ * Calls each for the processes that were made after since was the newest (0: for all); stops and returns what each
+ * returns when that is not 0. -errno when it can't be told.
  */
-int proc_children(pid_t pid, int (*each)(pid_t child, void *arg), void *arg);
+int proc_each_since(pid_t since, int (*each)(pid_t pid, void *arg), void *arg);
 
 #endif

@@ -14,10 +14,9 @@
 
 #include "proc.h"
 
-#define SLOTS 64          /* three descriptors each: well below the usual limit of 1024 */
-#define ASKS 4            /* a process that lives for one rm asks less often */
-#define KEPT_MS 1000      /* then it is looked at afresh: it may run another program by now */
-#define LINKS_OF_SINGLE 3 /* of /proc/PID/task: ".", "..", and one more a thread (fs/proc/base.c) */
+#define SLOTS 64     /* a descriptor each: well below the usual limit of 1024 */
+#define ASKS 4       /* a process that lives for one rm asks less often */
+#define KEPT_MS 1000 /* then it is looked at afresh: it may run another program by now */
 
 struct entry {
 	struct proc_kept kept;
@@ -40,34 +39,21 @@ static struct entry *entry_of(const struct proc_kept *kept)
 	return (struct entry *)kept; /* its first member */
 }
 
-static void close_if_open(int fd)
-{
-	if (fd >= 0)
-		close(fd);
-}
-
 void proc_kept_put(struct proc_kept *kept)
 {
 	if (!kept || atomic_fetch_sub(&entry_of(kept)->references, 1) != 1)
 		return;
-	close_if_open(kept->fds);
-	close_if_open(kept->tasks);
-	close_if_open(kept->children);
+	if (kept->fds >= 0)
+		close(kept->fds);
 	pthread_mutex_destroy(&entry_of(kept)->reading);
 	free(entry_of(kept));
-}
-
-static int open_in(const char *format, pid_t pid, int flags)
-{
-	char path[64];
-	snprintf(path, sizeof(path), format, (int)pid, (int)pid);
-	return open(path, flags | O_RDONLY | O_CLOEXEC);
 }
 
 /* The thread waits for our answer, so its numbers are its own meanwhile; if it was killed, the next ask tells. */
 static struct entry *entry_new(pid_t tid)
 {
 	struct proc_stat leader;
+	char path[32];
 	pid_t tgid = proc_ask_tgid(tid);
 	if (tgid == 0 || proc_stat(tgid, &leader) < 0)
 		return NULL;
@@ -77,16 +63,15 @@ static struct entry *entry_new(pid_t tid)
 	atomic_init(&entry->references, 1);
 	pthread_mutex_init(&entry->reading, NULL);
 	entry->since_ms = mqfs_clock_monotonic_ms();
+	snprintf(path, sizeof(path), "/proc/%d/fd", (int)tid);
 	entry->kept = (struct proc_kept){
 	    .tid = tid,
 	    .tgid = tgid,
 	    .start = leader.start,
-	    .fds = open_in("/proc/%d/fd", tid, O_DIRECTORY),
-	    .tasks = open_in("/proc/%d/task", tgid, O_DIRECTORY),
-	    .children = open_in("/proc/%d/task/%d/children", tgid, 0),
+	    .fds = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC),
 	};
 	memcpy(entry->kept.name, leader.name, sizeof(entry->kept.name));
-	if (entry->kept.fds < 0 || entry->kept.tasks < 0) {
+	if (entry->kept.fds < 0) {
 		proc_kept_put(&entry->kept);
 		return NULL;
 	}
@@ -164,10 +149,4 @@ int proc_kept_rewind_fds(struct proc_kept *kept)
 void proc_kept_end_fds(struct proc_kept *kept)
 {
 	pthread_mutex_unlock(&entry_of(kept)->reading);
-}
-
-bool proc_kept_single(const struct proc_kept *kept)
-{
-	struct stat st;
-	return fstat(kept->tasks, &st) == 0 && st.st_nlink == LINKS_OF_SINGLE;
 }

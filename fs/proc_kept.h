@@ -17,8 +17,6 @@ struct proc_kept {
 	unsigned long long start; /* of the thread group's leader, as in proc_stat */
 	char name[16];            /* of the leader, when it was looked at (not longer than a second ago) */
 	int fds;                  /* /proc/TID/fd */
-	int tasks;                /* /proc/TGID/task */
-	int children;             /* /proc/TGID/task/TGID/children, -1 where the kernel has none */
 };
 
 /*
@@ -32,8 +30,5 @@ void proc_kept_put(struct proc_kept *kept); /* NULL is fine */
 /* The kept directory of descriptors from its start, for one reader at a time. */
 int proc_kept_rewind_fds(struct proc_kept *kept);
 void proc_kept_end_fds(struct proc_kept *kept);
-
-/* Has the process one thread only, whose children file so names all children? */
-bool proc_kept_single(const struct proc_kept *kept);
 
 #endif

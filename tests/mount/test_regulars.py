@@ -6,9 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-
-import pytest
 
 from processes import eventually
 
@@ -23,9 +22,10 @@ for i in range(%d):
 """ % OFTEN
 
 
-def written(queue, script):
+def written(queue, script, *arguments):
     """Runs a writer that has written often before: its exit status."""
-    return subprocess.run([sys.executable, "-c", WRITER + script, queue.new], check=False, timeout=30).returncode
+    return subprocess.run([sys.executable, "-c", WRITER + script, queue.new, *arguments], check=False,
+                          timeout=30).returncode
 
 
 def bodies(backend, queue, count):
@@ -62,8 +62,6 @@ os.close(other)
 
 def test_p8_child_of_a_regular_writes_on(queue, shared_backend):
     """P8: a descriptor handed on to a child that has not written yet: its end is the file's."""
-    if not os.path.exists("/proc/thread-self/children"):
-        pytest.skip("this kernel does not list children (CONFIG_PROC_CHILDREN)")
     script = """
 file = open(f"{new}/handed", "wb", buffering=0)
 file.write(b"parent")
@@ -77,8 +75,6 @@ child.wait()
 
 def test_p8_child_of_a_regulars_thread_writes_on(queue, shared_backend):
     """P8: the same when one of several threads has the child."""
-    if not os.path.exists("/proc/thread-self/children"):
-        pytest.skip("this kernel does not list children (CONFIG_PROC_CHILDREN)")
     script = """
 file = open(f"{new}/handed", "wb", buffering=0)
 file.write(b"parent")
@@ -95,6 +91,47 @@ child.wait()
 """
     assert written(queue, script) == 0
     assert bodies(shared_backend, queue, 1) == [b"parent and child"]
+
+
+def test_p8_orphan_writes_on(queue, shared_backend):
+    """P8: a descriptor handed on to a process whose parent has gone, so that it is nobody's child."""
+    script = """
+file = open(f"{new}/handed", "wb", buffering=0)
+file.write(b"parent")
+subprocess.run(["sh", "-c", "(read line; printf ' and orphan') <$0 &", sys.argv[2]], stdout=file, check=True)
+file.close()
+open(sys.argv[2], "w").write("go\\n")
+"""
+    with tempfile.TemporaryDirectory() as directory:
+        fifo = os.path.join(directory, "fifo")
+        os.mkfifo(fifo)
+        assert written(queue, script, fifo) == 0
+        assert bodies(shared_backend, queue, 1) == [b"parent and orphan"]
+
+
+def test_p8_killed_thread_completes_nothing(queue, shared_backend):
+    """P8: what a thread has written of a process that is killed is known to be that process's."""
+    script = """
+half = "import os, signal, threading; t = threading.Thread(target=os.write, args=(1, b'half')); t.start(); t.join();" \\
+       "os.kill(os.getpid(), signal.SIGKILL)"
+subprocess.run([sys.executable, "-c", half], stdout=open(f"{new}/half", "wb"))
+"""
+    assert written(queue, script) == 0
+    eventually(lambda: queue.names("new") == ["half"])
+    assert bodies(shared_backend, queue, 0) == []
+
+
+def test_p8_one_killed_of_many_completes_nothing(queue, shared_backend):
+    """P8: however many have written before it."""
+    script = """
+with open(f"{new}/half", "wb", buffering=0) as file:
+    for i in range(20):
+        end = "kill -9 $$" if i == 19 else ":"
+        subprocess.run(["sh", "-c", "printf x; " + end], stdout=file)
+"""
+    assert written(queue, script) == 1, "its close() says so"
+    eventually(lambda: queue.names("new") == ["half"])
+    assert bodies(shared_backend, queue, 0) == []
 
 
 def test_p8_threads_of_a_regular(queue, shared_backend):
