@@ -220,7 +220,7 @@ static int rename_to_dot(struct draft *draft, struct queue *queue, int priority,
 enum further { DONE, SEND, ASK };
 
 /* (locked) */
-static int rename_to_message(struct draft *draft, struct queue *queue, int priority, const char *name)
+static int rename_to_message(struct draft *draft, bool closed, struct queue *queue, int priority, const char *name)
 {
 	if (draft->state == DRAFT_GHOST) {
 		struct draft *other = draft_find(queue, priority, name);
@@ -230,7 +230,7 @@ static int rename_to_message(struct draft *draft, struct queue *queue, int prior
 			draft_move_ghost(draft, queue, priority, name);
 		return DONE;
 	}
-	if (draft->state == DRAFT_DOT && draft->handles > 0) {
+	if (draft->state == DRAFT_DOT && draft->handles > 0 && !closed) {
 		draft_reopen(draft, queue, priority, name);
 		return DONE;
 	}
@@ -271,15 +271,45 @@ static void fetch_and_rename(struct fs *fs, fuse_req_t req, struct draft *draft,
 	draft_fetch(fs, req, draft, &waited->fetch);
 }
 
+static struct draft *find_source(const struct rename *rename)
+{
+	return draft_find(rename->from_dir->queue, new_dir_priority(rename->from_dir), rename->from);
+}
+
+/*
+ * close() returns before the kernel has sent its RELEASE: whoever renames then must wait for the outcome as well (P2).
+ * The ordinary file, if its writer has closed it: a reference, or NULL. No lock.
+ */
+static struct draft *find_closed(struct fs *fs, const struct rename *rename)
+{
+	fs_lock(fs);
+	struct draft *draft = find_source(rename);
+	bool is_open = draft && draft->state == DRAFT_DOT && draft->handles == 1;
+	if (!is_open || rename->to[0] == '.') {
+		fs_unlock(fs);
+		return NULL;
+	}
+	draft_ref(draft);
+	struct writers writers = draft->writers;
+	uint64_t ino = node_number(fs, draft, VIEW_ONLY);
+	fs_unlock(fs);
+	if (complete_is_let_go(&writers, ino))
+		return draft;
+	fs_lock(fs);
+	draft_unref(draft);
+	fs_unlock(fs);
+	return NULL;
+}
+
 /* enum further, or -errno. (locked) */
-static int rename_locked(struct draft *draft, struct queue *queue, int priority, const char *name)
+static int rename_locked(struct draft *draft, bool closed, struct queue *queue, int priority, const char *name)
 {
 	if (!draft || !queue->listed)
 		return -ENOENT;
 	if (draft->state == DRAFT_QUEUED)
 		return ASK;
 	return name[0] == '.' ? rename_to_dot(draft, queue, priority, name)
-	                      : rename_to_message(draft, queue, priority, name);
+	                      : rename_to_message(draft, closed, queue, priority, name);
 }
 
 static void new_rename(struct fs *fs, fuse_req_t req, const struct rename *rename)
@@ -291,12 +321,15 @@ static void new_rename(struct fs *fs, fuse_req_t req, const struct rename *renam
 	struct queue *queue = rename->to_dir->queue;
 	int priority = new_dir_priority(rename->to_dir);
 
+	struct draft *closed = find_closed(fs, rename);
 	fs_lock(fs);
-	struct draft *draft = draft_find(rename->from_dir->queue, new_dir_priority(rename->from_dir), rename->from);
+	struct draft *draft = find_source(rename);
 	bool away = draft && rename->to[0] != '.' && draft_is_away(draft);
-	int result = away ? DONE : rename_locked(draft, queue, priority, rename->to);
+	int result = away ? DONE : rename_locked(draft, draft == closed, queue, priority, rename->to);
 	if (draft)
 		draft_ref(draft);
+	if (closed)
+		draft_unref(closed);
 	int64_t deadline_ms = mqfs_clock_monotonic_ms() + queue->settings.rename_timeout_ms;
 	fs_unlock(fs);
 

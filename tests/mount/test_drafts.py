@@ -134,6 +134,15 @@ def test_p2_rename_returns_the_refusal(full, backend):
     assert [message.body for message in backend.expect(full, 1)] == [b"body"]
 
 
+def test_p2_rename_right_after_close_returns_the_refusal(full):
+    """P2: also when the kernel has not yet told that the file was closed, which it does in its own time."""
+    for number in range(1500):
+        (full.new / ".draft").write_bytes(b"body")
+        assert errno_of(os.rename, full.new / ".draft", full.new / f"job{number}") == errno.ENOSPC
+        os.unlink(full.new / ".draft")
+    assert full.names("new") == []
+
+
 def test_p2_renamed_while_open(queue, shared_backend):
     """P2: renamed while still open for writing, it becomes a draft of the new name, and P8 completes it."""
     with open(queue.new / ".draft", "wb", buffering=0) as file:
