@@ -50,9 +50,10 @@ static void read_death(const struct mqfs_table *death, struct mqfs_history *hist
 		history->dead_reason = reason;
 		history->dead_at_us = time_us;
 	}
-	if (strcmp(reason, "rejected") != 0 && strcmp(reason, "delivery_limit") != 0)
+	int64_t count = count_of(death, "count", 1);
+	if (count == 0 || (strcmp(reason, "rejected") != 0 && strcmp(reason, "delivery_limit") != 0))
 		return;
-	history->attempts += count_of(death, "count", 1);
+	history->attempts += count;
 	if (time_us > 0 && (history->first_failed_us == 0 || time_us < history->first_failed_us))
 		history->first_failed_us = time_us;
 	if (time_us > history->last_failed_us)

@@ -13,8 +13,8 @@
 /* Deeper than any sensible header; cJSON itself refuses to parse past 1000. */
 #define DEPTH_MAX 64
 
-/* What a double holds exactly (RFC 8259, 6). */
-#define EXACT_MAX (INT64_C(1) << 53)
+/* cJSON prints a number with 15 digits, and takes that for exact (its compare_double) when the 16th is lost. */
+#define EXACT_MAX INT64_C(999999999999999)
 
 static cJSON *from_value(const struct mqfs_value *value, int depth);
 

@@ -443,14 +443,15 @@ static void reads_foreign_dead_letters(void **state)
 {
 	struct mqfs_message *message = unit_message("");
 	struct mqfs_value deaths[] = {death("wait", "expired", 5, 1700000300), death("jobs", "rejected", 3, 1700000200),
-	                              death("older", "rejected", 2, 1700000100)};
+	                              death("older", "rejected", 2, 1700000100),
+	                              death("odd", "rejected", 0, 1700000050)};
 	struct mqfs_history history;
 
 	(void)state;
 	message->timestamp = 1690000000;
-	add_deaths(message, 3, deaths);
+	add_deaths(message, 4, deaths);
 	mqfs_history_read(message, &history);
-	assert_int_equal(history.attempts, 5); /* what expired was not tried */
+	assert_int_equal(history.attempts, 5); /* what expired was not tried, nor what was rejected 0 times */
 	assert_int_equal(history.first_failed_us, INT64_C(1700000100000000));
 	assert_int_equal(history.last_failed_us, INT64_C(1700000200000000));
 	assert_int_equal(history.dead_at_us, INT64_C(1700000300000000));

@@ -231,6 +231,7 @@ static void tells_every_kind_of_header(void **state)
 	unit_add(headers, "I", (struct mqfs_value){.kind = 'I', .integer = -5});
 	unit_add(headers, "l", (struct mqfs_value){.kind = 'l', .integer = INT64_MIN});
 	unit_add(headers, "L", (struct mqfs_value){.kind = 'L', .integer = -1});
+	unit_add(headers, "us", (struct mqfs_value){.kind = 'l', .integer = INT64_C(1795382088392573)});
 	unit_add(headers, "d", (struct mqfs_value){.kind = 'd', .real = 0.1});
 	unit_add(headers, "nan", (struct mqfs_value){.kind = 'd', .real = NAN});
 	unit_add(headers, "inf", (struct mqfs_value){.kind = 'f', .real = INFINITY});
@@ -243,6 +244,7 @@ static void tells_every_kind_of_header(void **state)
 	text = mqfs_meta_json(delivery, &settings);
 	assert_non_null(strstr(text, "-9223372036854775808")); /* to the digit, as no double could */
 	assert_non_null(strstr(text, "18446744073709551615"));
+	assert_non_null(strstr(text, "1795382088392573"));
 	free(text);
 
 	meta = tell(delivery);
