@@ -207,10 +207,9 @@ static int set_text(struct mqfs_message *message, const char *name, const char *
 /* Counts and times, so that the copy tells them without x-death. */
 static int set_history(struct mqfs_message *copy, const struct mqfs_history *history)
 {
-	if (history->attempts == 0)
-		return 0;
-	if (mqfs_headers_set_integer(&copy->headers, "mqfs-attempts", history->attempts) < 0 ||
-	    set_time(copy, "mqfs-first-failed", history->first_failed_us) < 0 ||
+	if (history->attempts > 0 && mqfs_headers_set_integer(&copy->headers, "mqfs-attempts", history->attempts) < 0)
+		return -ENOMEM;
+	if (set_time(copy, "mqfs-first-failed", history->first_failed_us) < 0 ||
 	    set_time(copy, "mqfs-last-failed", history->last_failed_us) < 0)
 		return -ENOMEM;
 	return 0;
