@@ -284,8 +284,12 @@ static void start_run(struct job *job, void *role)
 	struct consuming *consuming = role;
 	struct subscription *subscription = subscription_find(consuming, order->queue);
 
-	if (!subscription)
+	if (!subscription) {
+		/* Nothing is held for it; it may have been when it ended. */
+		if (consuming->unheard > 0)
+			order->sink->lost(order->arg, consuming->unheard);
 		subscription = subscription_new(consuming, order->queue);
+	}
 	if (!subscription) {
 		order->sink->ended(order->arg, -ENOMEM, "out of memory");
 		order_free(order);

@@ -61,7 +61,11 @@ static void free_streams(struct subscription *subscription)
 /* Its channel is no more: what it holds is the broker's again. */
 void subscription_reset(struct subscription *subscription)
 {
-	holder_close(&subscription->consuming->settling, &subscription->holder);
+	struct consuming *consuming = subscription->consuming;
+
+	if (!subscription->wanted && subscription->holder.held && subscription->holder.generation > consuming->unheard)
+		consuming->unheard = subscription->holder.generation;
+	holder_close(&consuming->settling, &subscription->holder);
 	subscription->holder.generation = 0;
 	free_streams(subscription);
 	subscription->state = SUBSCRIPTION_IDLE;

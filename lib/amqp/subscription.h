@@ -56,6 +56,7 @@ struct consuming {
 	_Atomic uint64_t *generations;
 	struct subscription *subscriptions; /* uthash by queue */
 	uint64_t serials;
+	uint64_t unheard; /* the newest generation in which something was lost that no sink was told of */
 	unsigned tags;
 	bool connected;
 	bool dirty; /* some subscription needs consuming_work */

@@ -228,6 +228,34 @@ static void closed_connections_come_back(void **state)
 	intake_stop(&intake);
 }
 
+/* What it holds outlives a cancel; who consumes again is told what was lost meanwhile, before it comes again. */
+static void a_connection_lost_between_two_consumers_is_told(void **state)
+{
+	static struct intake intake, witness;
+	struct call cancelled;
+	char queue[128];
+
+	SKIP_WITHOUT_BROKER();
+	intake_start(&witness, make_queue("witness"), 1);
+	snprintf(queue, sizeof(queue), "%s", make_queue("between"));
+	assert_int_equal(publish_to(backend, queue, message_of(10), ENOUGH_MS), 0);
+	intake_start(&intake, queue, 1);
+	assert_true(WAIT_UNTIL(intake.count == 1 && witness.prepared > 0, ENOUGH_MS));
+	begin(&cancelled);
+	mqfs_cancel(backend, queue, call_done, &cancelled);
+	assert_int_equal(finish(&cancelled), 0);
+	ctl("close_all_connections fault");
+	assert_true(WAIT_UNTIL(witness.lost >= 1, ENOUGH_MS));
+	intake_change(&intake, 1);
+	assert_true(WAIT_UNTIL(intake.count == 2, ENOUGH_MS));
+	assert_int_equal(intake.lost, 1);
+	assert_true(intake.lost_generation >= intake.held[0]->generation);
+	assert_true(intake.lost_generation < intake.held[1]->generation);
+	assert_int_equal(settle(intake.held[1], MQFS_VERB_ACK), 0);
+	intake_stop(&intake);
+	intake_stop(&witness);
+}
+
 /* A user of these permissions: configure, write, read. */
 static void permit(const char *permissions)
 {
@@ -543,6 +571,7 @@ int main(void)
 	    fault_test(a_missing_queue_ends_the_consumer),
 	    fault_test(consumer_timeout_delivers_again),
 	    fault_test(closed_connections_come_back),
+	    fault_test(a_connection_lost_between_two_consumers_is_told),
 	    fault_test(no_permission_is_eacces),
 	    fault_test(places_that_are_refused_are_told),
 	    fault_test(a_stopped_broker_hangs_nothing),

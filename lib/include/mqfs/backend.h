@@ -58,7 +58,8 @@ struct mqfs_sink {
 	/* The reference passes to the callee. */
 	void (*delivered)(void *arg, struct mqfs_delivery *delivery);
 	/* Every delivery of this consumer with delivery->generation <= generation is out of our hands:
-	 * the broker (or, on SQLite, the store, the lease being over) delivers it again. */
+	 * the broker (or, on SQLite, the store, the lease being over) delivers it again. What was lost between a
+	 * cancel and the next consume is told then, before anything is delivered. */
 	void (*lost)(void *arg, uint64_t generation);
 	/* The queue had nothing more just now. May come never, and more than once. */
 	void (*drained)(void *arg);
