@@ -43,7 +43,6 @@ int intake_consume(struct store *store, const struct request *request)
 	if (!intake->active) {
 		intake->active = true;
 		intake->prepared = false;
-		intake->lost = false;
 		intake->ended = 0;
 		intake->queue_id = 0;
 		store->consumers_changed = true;

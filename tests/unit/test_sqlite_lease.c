@@ -69,6 +69,34 @@ static void what_a_dead_mount_held_comes_back(void **state)
 	collector_end(&second, two, "jobs");
 }
 
+/* What it holds outlives a cancel; who consumes again is told what was lost meanwhile, before it comes again. */
+static void a_lease_that_ends_between_two_consumers_is_told(void **state)
+{
+	struct collector first = {0}, second = {0}, witness = {0};
+	struct call cancelled = {0};
+
+	(void)state;
+	assert_int_equal(declare(one, "others"), 0);
+	assert_int_equal(publish(one, "others", unit_message("other")), 0);
+	publish_texts(1);
+	mqfs_consume(one, "others", 1, &collector_sink, &witness);
+	mqfs_consume(one, "jobs", 1, &collector_sink, &first);
+	assert_true(WAIT_UNTIL(first.count == 1 && witness.count == 1, ENOUGH_MS));
+	mqfs_cancel(one, "jobs", call_done, &cancelled);
+	assert_int_equal(call_wait(&cancelled), 0);
+	mqfs_consume(two, "jobs", 1, &collector_sink, &second);
+	assert_true(WAIT_UNTIL(second.drained > 0, ENOUGH_MS));
+	sql("UPDATE mounts SET lease_until = 0 WHERE id = (SELECT min(id) FROM mounts)");
+	assert_true(WAIT_UNTIL(second.count == 1 && witness.lost > 0, ENOUGH_MS));
+	first.prepared = 0;
+	mqfs_consume(one, "jobs", 1, &collector_sink, &first);
+	assert_true(WAIT_UNTIL(first.prepared == 1 && first.drained > 0, ENOUGH_MS));
+	assert_int_equal(first.lost, first.got[0]->generation);
+	collector_end(&witness, one, "others");
+	collector_end(&first, one, "jobs");
+	collector_end(&second, two, "jobs");
+}
+
 static void a_lease_that_nobody_ended_goes_on(void **state)
 {
 	struct collector first = {0};
@@ -179,9 +207,13 @@ int main(void)
 {
 #define LEASE_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	static const struct CMUnitTest tests[] = {
-	    LEASE_TEST(what_a_dead_mount_held_comes_back),         LEASE_TEST(a_lease_that_nobody_ended_goes_on),
-	    LEASE_TEST(a_lease_of_another_boot_is_over),           LEASE_TEST(a_close_gives_back_at_once),
-	    LEASE_TEST(a_mount_without_work_has_no_lease),         LEASE_TEST(another_mounts_message_is_noticed_soon),
+	    LEASE_TEST(what_a_dead_mount_held_comes_back),
+	    LEASE_TEST(a_lease_that_ends_between_two_consumers_is_told),
+	    LEASE_TEST(a_lease_that_nobody_ended_goes_on),
+	    LEASE_TEST(a_lease_of_another_boot_is_over),
+	    LEASE_TEST(a_close_gives_back_at_once),
+	    LEASE_TEST(a_mount_without_work_has_no_lease),
+	    LEASE_TEST(another_mounts_message_is_noticed_soon),
 	    LEASE_TEST(a_queue_that_another_mount_consumes_stays),
 	};
 
