@@ -2,7 +2,8 @@
 /*
  * One open serves one message. `claim` prints the name of a message that it has taken, `next` its body. The message
  * is the reader's when it has been told all of it: a `claim` whose reader ended before it had the whole name gives
- * back, and so does a `next` whose reader was not told the end of file (an empty answer) before it closed.
+ * back, and so does a `next` whose reader was not told the end of file (an empty answer) before it closed. A reader
+ * that was killed over its message has failed once, or what kills its readers would come back for ever.
  *
  * Reads bypass the page cache: through it no INTERRUPT would arrive, and a second open would hang unkillably.
  */
@@ -11,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +22,7 @@
 #include <mqfs/consumer.h>
 #include <mqfs/failpoint.h>
 
+#include "delivery_file.h"
 #include "family.h"
 #include "housekeeping.h"
 #include "notify.h"
@@ -48,7 +51,8 @@ struct claim_handle {
 	mqfs_name_t line;               /* claim: the name and a newline */
 	size_t position;                /* how much of it the reader has */
 	bool told_end;
-	bool killed; /* the reader is being ended by a signal */
+	pid_t reader;  /* the process that has read last; 0: it can't be told */
+	int killed_by; /* the signal that ends it */
 };
 
 struct poll_wait {
@@ -206,8 +210,10 @@ static void claim_read(struct fs *fs, fuse_req_t req, struct node *node, size_t 
 {
 	(void)node, (void)offset;
 	struct claim_handle *handle = (struct claim_handle *)(uintptr_t)fi->fh;
+	pid_t reader = proc_tgid(fuse_req_ctx(req)->pid);
 	fs_lock(fs);
 	bool served = handle->delivery, busy = handle->waiting;
+	handle->reader = reader;
 	fs_unlock(fs);
 	if (served) {
 		/* Its reader may close it before serve() is through. */
@@ -276,9 +282,14 @@ static void claim_flush(struct fs *fs, fuse_req_t req, struct node *node, struct
 	(void)node;
 	struct claim_handle *handle = (struct claim_handle *)(uintptr_t)fi->fh;
 	pid_t tid = fuse_req_ctx(req)->pid;
-	if (tid != 0 && proc_killed(tid, NULL)) {
+	int signal;
+	fs_lock(fs);
+	pid_t reader = handle->reader;
+	fs_unlock(fs);
+	/* Not when it was a child that has the descriptor too. */
+	if (reader != 0 && proc_killed(tid, &signal) && proc_tgid(tid) == reader) {
 		fs_lock(fs);
-		handle->killed = true;
+		handle->killed_by = signal;
 		fs_unlock(fs);
 	}
 	fuse_reply_err(req, 0);
@@ -303,20 +314,34 @@ static void forget_poll(struct queue *queue, struct claim_handle *handle)
 	free(found);
 }
 
+/* What the reader's end makes of the message; -1: it is the reader's. (locked) */
+static int outcome_of(const struct claim_handle *handle)
+{
+	bool failed = handle->killed_by && handle->killed_by != SIGPIPE;
+	if (handle->next && handle->told_end && !handle->killed_by)
+		return MQFS_SETTLE_ACK;
+	if (handle->next)
+		return failed && (handle->position > 0 || handle->told_end) ? MQFS_SETTLE_ABANDON : MQFS_SETTLE_RELEASE;
+	if (handle->position < strlen(handle->line))
+		return MQFS_SETTLE_RELEASE;
+	/* Who was told that it is the whole name may have passed it on. */
+	if (handle->told_end || !handle->killed_by)
+		return -1;
+	return failed ? MQFS_SETTLE_ABANDON : MQFS_SETTLE_RELEASE;
+}
+
 static void claim_release(struct fs *fs, struct node *node, struct fuse_file_info *fi)
 {
 	struct claim_handle *handle = (struct claim_handle *)(uintptr_t)fi->fh;
-	struct mqfs_consumer *consumer = node->queue->consumer;
 	forget_poll(node->queue, handle);
 	fs_lock(fs);
 	struct mqfs_delivery *delivery = handle->delivery;
-	bool whole = delivery && handle->position >= strlen(handle->line) && (handle->told_end || !handle->killed);
-	bool told = delivery && handle->told_end && !handle->killed;
+	int outcome = delivery ? outcome_of(handle) : -1;
 	fs_unlock(fs);
-	if (delivery && handle->next)
-		mqfs_consumer_settle(consumer, delivery, told ? MQFS_SETTLE_ACK : MQFS_SETTLE_RELEASE);
-	else if (delivery && !whole)
-		mqfs_consumer_settle(consumer, delivery, MQFS_SETTLE_RELEASE);
+	if (outcome == MQFS_SETTLE_ABANDON && !handle->next)
+		delivery_file_abandon(node->queue, delivery);
+	else if (outcome >= 0)
+		mqfs_consumer_settle(node->queue->consumer, delivery, (enum mqfs_settlement)outcome);
 	handle_unref(handle);
 }
 

@@ -128,20 +128,27 @@ static void delivery_read(struct fs *fs, fuse_req_t req, struct node *node, size
 }
 
 /* The taker was killed with the file open: its family has a moment to settle, then it goes back. */
-static void note_abandoned(struct fs *fs, struct queue *queue, const struct delivery_handle *handle)
+static void note_abandoned(struct fs *fs, struct queue *queue, struct mqfs_delivery *delivery, int64_t claimed_us)
 {
 	struct abandoned *abandoned = malloc(sizeof(*abandoned));
 	if (!abandoned)
 		return; /* then claim-timeout gives it back */
 	*abandoned = (struct abandoned){
-	    .delivery = mqfs_delivery_ref(handle->delivery),
-	    .claimed_us = handle->claimed_us,
+	    .delivery = mqfs_delivery_ref(delivery),
+	    .claimed_us = claimed_us,
 	    .due_ms = mqfs_clock_monotonic_ms() + ABANDON_MS,
 	};
 	fs_lock(fs);
 	LL_APPEND(queue->abandoned, abandoned);
 	fs_unlock(fs);
 	housekeeping_wake(fs, abandoned->due_ms);
+}
+
+void delivery_file_abandon(struct queue *queue, struct mqfs_delivery *delivery)
+{
+	int64_t claimed_us = 0;
+	mqfs_consumer_with(queue->consumer, delivery, copy_claimed, &claimed_us);
+	note_abandoned(queue->fs, queue, delivery, claimed_us);
 }
 
 static void delivery_flush(struct fs *fs, fuse_req_t req, struct node *node, struct fuse_file_info *fi)
@@ -157,7 +164,7 @@ static void delivery_flush(struct fs *fs, fuse_req_t req, struct node *node, str
 		handle->killed = true;
 		fs_unlock(fs);
 		if (first)
-			note_abandoned(fs, node->queue, handle);
+			note_abandoned(fs, node->queue, handle->delivery, handle->claimed_us);
 	}
 	fuse_reply_err(req, 0);
 }

@@ -18,6 +18,9 @@ struct mqfs_delivery;
 /* Takes it for the caller, whose family may settle it. 0, -EBUSY, -ENOENT. Reads /proc: no lock. */
 int delivery_file_take(struct queue *queue, struct mqfs_delivery *delivery, pid_t tid);
 
+/* C3: its taker was killed with it open: the family has a moment to settle, then it goes back. No lock. */
+void delivery_file_abandon(struct queue *queue, struct mqfs_delivery *delivery);
+
 /* Housekeeping: gives back what killed takers left (C3). No lock. */
 int64_t delivery_file_tick(struct fs *fs, struct queue *queue, int64_t now_ms);
 /* (locked) The queue is gone. */

@@ -77,6 +77,55 @@ def take_all(queue):
     eventually(empty, what="an empty window")
 
 
+# Reads what there is, but not the end of file, and is killed over it by itself.
+KILLED_OVER_IT = """
+import os, signal, sys
+file = os.open(sys.argv[1], os.O_RDONLY)
+os.read(file, 100)
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+os.kill(os.getpid(), signal.{})
+"""
+
+
+@pytest.mark.parametrize("special", ["claim", "next"])
+def test_c7_what_kills_its_reader_is_buried(mount, special):
+    """C7, R6: a reader that is killed over its message counts as an attempt, so that it doesn't come back for ever."""
+    queue = mount(max_attempts=2).make("jobs")
+    queue.publish(b"poison")
+    words = [sys.executable, "-c", KILLED_OVER_IT.format("SIGKILL"), queue.path / special]
+    for attempt in (1, 2):
+        with background(words) as reader:
+            assert wait_exit(reader) == -signal.SIGKILL
+        if attempt == 1:
+            (name,) = queue.wait_names("pending", 1)
+            assert queue.xattr("pending", name, "attempts") == "1"
+    (dead,) = queue.wait_names("dead", 1)
+    meta = queue.meta("dead", dead)
+    assert (meta["attempts"], meta["error"]) == (2, "the reader was killed")
+    assert queue.names("claimed") == []
+
+
+@pytest.mark.parametrize("special", ["claim", "next"])
+def test_c7_sigpipe_is_no_attempt(queue, special):
+    """C7: a reader whose own reader has gone gives back, uncounted."""
+    queue.publish(b"body")
+    with background([sys.executable, "-c", KILLED_OVER_IT.format("SIGPIPE"), queue.path / special]) as reader:
+        assert wait_exit(reader) == -signal.SIGPIPE
+    (name,) = queue.wait_names("pending", 1)
+    assert queue.xattr("pending", name, "attempts") == "0"
+
+
+def test_c7_a_killed_child_is_not_the_reader(queue):
+    """C7: the reader holds the descriptor, and so does a child of it, which is killed: the claim stays."""
+    queue.publish(b"body")
+    script = 'exec 3<claim && read -r name <&3 && echo "$name" && sh -c "kill -9 \\$\\$"; exec 3<&-; echo closed; read x'
+    with background(["sh", "-c", script], cwd=queue.path, stdin=-1, stdout=-1) as reader:
+        name = reader.stdout.readline().decode().strip()
+        assert reader.stdout.readline() == b"closed\n"
+        stays(lambda: queue.names("claimed") == [name], 2.5, "the claim")
+    os.unlink(queue.claimed / name)
+
+
 def test_c7_a_killed_waiter_leaves_the_others(queue):
     """C7: of three waiters the middle one is killed: the others go on waiting and are served."""
     with background(["cat", queue.path / "next"], stdout=-1) as first, \
