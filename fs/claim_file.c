@@ -42,7 +42,7 @@ struct claim_handle {
 
 	/* guarded by fs->lock */
 	bool waiting;
-	bool given_up;                  /* the waiting READ was answered with an error */
+	bool given_up;                  /* the waiting READ is answered with an error */
 	bool interruptible;             /* a READ is parked that abandoned() may end */
 	ticket_t ticket;                /* the waiting READ */
 	size_t size;                    /* how much it asked for */
@@ -157,7 +157,7 @@ static void waited(struct mqfs_waiter *waiter, int result, struct mqfs_delivery 
 	wait_over((struct claim_handle *)waiter, result, delivery);
 }
 
-/* The READ was answered EINTR. Either this ends the wait, or waited() runs and finds nobody. */
+/* The READ is being answered EINTR. Either this ends the wait, or waited() runs and finds nobody. */
 static void abandoned(struct fs *fs, void *arg)
 {
 	struct claim_handle *handle = arg;
@@ -212,8 +212,12 @@ static void claim_read(struct fs *fs, fuse_req_t req, struct node *node, size_t 
 	struct claim_handle *handle = (struct claim_handle *)(uintptr_t)fi->fh;
 	pid_t reader = proc_tgid(fuse_req_ctx(req)->pid);
 	fs_lock(fs);
-	bool served = handle->delivery, busy = handle->waiting;
+	bool served = handle->delivery, busy = handle->waiting, ending = handle->given_up;
 	handle->reader = reader;
+	if (!served && !busy) {
+		handle->waiting = true;
+		handle->given_up = false;
+	}
 	fs_unlock(fs);
 	if (served) {
 		/* Its reader may close it before serve() is through. */
@@ -222,8 +226,8 @@ static void claim_read(struct fs *fs, fuse_req_t req, struct node *node, size_t 
 		handle_unref(handle);
 		return;
 	}
-	if (busy) { /* another thread waits through the same open file */
-		fuse_reply_err(req, EBUSY);
+	if (busy) { /* another thread waits through the same open file; or a signal's wait is still being undone */
+		fuse_reply_err(req, ending ? EINTR : EBUSY);
 		return;
 	}
 
@@ -232,8 +236,6 @@ static void claim_read(struct fs *fs, fuse_req_t req, struct node *node, size_t 
 	if (family)
 		family_describe(family, claimed_by, sizeof(claimed_by));
 	fs_lock(fs);
-	handle->waiting = true;
-	handle->given_up = false;
 	handle->interruptible = !(fi->flags & O_NONBLOCK);
 	handle->size = size;
 	family_unref(handle->family);

@@ -59,12 +59,13 @@ static struct parked *remove_ticket(struct fs *fs, ticket_t ticket)
 	return parked;
 }
 
-/* Answers what has been removed, on behalf of nobody: the deadline or an interrupt. */
+/* Answers what has been removed, on behalf of nobody: the deadline or an interrupt. What it waited for is over first:
+ * the caller may ask again at once. */
 static void abandon(struct fs *fs, struct parked *parked, int error)
 {
-	fuse_reply_err(parked->req, error);
 	if (parked->abandoned)
 		parked->abandoned(fs, parked->arg);
+	fuse_reply_err(parked->req, error);
 	parked_free(fs, parked);
 }
 

@@ -25,8 +25,8 @@ typedef uint64_t ticket_t;
 enum interrupt { INTERRUPT_WHEN_DYING, INTERRUPT_ANY_SIGNAL };
 
 /*
- * Parks req until deadline_ms (monotonic; MQFS_NEVER: none). When the deadline or the interrupt answers it, abandoned
- * (may be NULL) is then called with arg and no lock held. 0 when out of memory: the request has then been answered
+ * Parks req until deadline_ms (monotonic; MQFS_NEVER: none). Before the deadline or the interrupt answers it, abandoned
+ * (may be NULL) is called with arg and no lock held. 0 when out of memory: the request has then been answered
  * ENOMEM. No lock may be held (libfuse calls back from fuse_req_interrupt_func).
  */
 ticket_t park(struct fs *fs, fuse_req_t req, int64_t deadline_ms, enum interrupt interrupt,

@@ -154,6 +154,31 @@ def test_c7_stopped_reader(queue):
         assert queue.consume(1) == [b"body"]
 
 
+RESTLESS = """
+import os, signal, sys
+hits = []
+def hit(*_):
+    hits.append(1)
+    if len(hits) == 300:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print("quiet", flush=True)
+signal.signal(signal.SIGALRM, hit)
+file = os.open(sys.argv[1], os.O_RDONLY)
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+os.write(1, os.read(file, 100))
+"""
+
+
+@pytest.mark.parametrize("special", ["claim", "next"])
+def test_c7_interrupted_and_asked_again(queue, special):
+    """C7: a read that a signal has ended is over: the next one waits, and is not refused."""
+    with background([sys.executable, "-c", RESTLESS, queue.path / special], stdout=-1) as reader:
+        assert reader.stdout.readline() == b"quiet\n"
+        queue.publish(b"body")
+        assert reader.stdout.read()
+        assert wait_exit(reader) == 0
+
+
 NOISY = """
 import os, signal, sys
 hits = []
