@@ -257,8 +257,12 @@ struct removal {
 
 static void removal_end(struct removal *removal, int result)
 {
-	if (result == 0 || result == -ENOENT)
+	if (result == 0 || result == -ENOENT) {
 		queue_remove(removal->fs, removal->queue);
+		mqfs_consumer_gone(removal->queue->consumer);
+	} else {
+		mqfs_consumer_resume(removal->queue->consumer);
+	}
 	unpark_error(removal->fs, removal->ticket, -result);
 	queue_unref(removal->queue);
 	free(removal);

@@ -77,6 +77,21 @@ void mqfs_consumer_stop(struct mqfs_consumer *consumer, mqfs_done_fn *done, void
 	consumer_leave(consumer);
 }
 
+void mqfs_consumer_resume(struct mqfs_consumer *consumer)
+{
+	consumer_enter(consumer);
+	if (consumer->claims)
+		consumer_want(consumer, mqfs_clock_monotonic_ms());
+	consumer_leave(consumer);
+}
+
+void mqfs_consumer_gone(struct mqfs_consumer *consumer)
+{
+	consumer_enter(consumer);
+	consumer_fail_waiters(consumer, -ENOENT);
+	consumer_leave(consumer);
+}
+
 void mqfs_consumer_drain(struct mqfs_consumer *consumer)
 {
 	consumer_enter(consumer);

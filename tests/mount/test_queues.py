@@ -9,8 +9,9 @@ import time
 
 import pytest
 
-from processes import eventually
+from processes import background, eventually, wait_exit
 from test_drafts import errno_of
+from test_drain import in_fuse_request
 
 # -- Q1 ---------------------------------------------------------------------
 
@@ -198,6 +199,28 @@ def test_q3_rmdir_refuses_content(mount, where):
     kept = {"draft": ("new", 1), "hidden-draft": ("new", 1), "retry": ("retry", 1), "dead": ("dead", 1),
             "claimed": ("claimed", 1)}.get(where, ("pending", 1))
     queue.wait_names(*kept)
+
+
+@pytest.mark.parametrize("special", ["claim", "next"])
+def test_q3_rmdir_beside_a_waiting_reader(queue, special):
+    """Q3: who waits in claim or next waits on when rmdir fails, and is told ENOENT when it succeeds."""
+    queue.publish(b"one")
+    queue.fail_to("dead")
+    eventually(lambda: queue.stats()["dead"] == 1, what="a dead letter")
+    with background(["cat", queue.path / special], stdout=-1) as reader:
+        eventually(lambda: in_fuse_request(reader.pid), what="the reader waits")
+        assert errno_of(os.rmdir, queue.path) == errno.ENOTEMPTY
+        queue.publish(b"two")
+        assert wait_exit(reader) == 0
+        assert reader.stdout.read()
+    for name in queue.names("claimed"):
+        os.unlink(queue.claimed / name)
+    os.rmdir(queue.dead / queue.wait_names("dead", 1)[0])
+    with background(["cat", queue.path / special], stderr=-1) as reader:
+        eventually(lambda: in_fuse_request(reader.pid), what="the reader waits")
+        eventually(lambda: errno_of(os.rmdir, queue.path) == 0, what="rmdir")
+        assert wait_exit(reader) == 1
+        assert os.strerror(errno.ENOENT).encode() in reader.stderr.read()
 
 
 @pytest.mark.only("rabbitmq")

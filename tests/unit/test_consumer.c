@@ -351,6 +351,46 @@ static void a_stop_waits_for_all(void **state)
 	assert_int_equal(fake.consumes, 2);
 }
 
+static void note_claim(struct mqfs_waiter *waiter, int result, struct mqfs_delivery *delivery)
+{
+	mqfs_delivery_unref(delivery);
+	waiter->result = result - 1000;
+}
+
+static void a_stop_that_came_to_nothing_goes_on_for_who_waits(void **state)
+{
+	struct mqfs_waiter waiter = {.done = note_claim};
+	struct outcome stopped = {0};
+	struct mqfs_delivery *none;
+
+	(void)state;
+	assert_int_equal(mqfs_consumer_claim(consumer, "unit", true, &waiter, &none), 0);
+	mqfs_consumer_stop(consumer, note, &stopped);
+	complete_cancel();
+	assert_int_equal(stopped.times, 1);
+	assert_int_equal(fake.consumes, 1);
+	mqfs_consumer_resume(consumer);
+	assert_int_equal(fake.consumes, 2);
+	deliver("id", "copy", false, 2, 1);
+	assert_int_equal(waiter.result, 1 - 1000);
+}
+
+static void a_stop_for_good_ends_who_waits(void **state)
+{
+	struct mqfs_waiter waiter = {.done = note_claim};
+	struct outcome stopped = {0};
+	struct mqfs_delivery *none;
+
+	(void)state;
+	assert_int_equal(mqfs_consumer_claim(consumer, "unit", true, &waiter, &none), 0);
+	mqfs_consumer_stop(consumer, note, &stopped);
+	complete_cancel();
+	assert_int_equal(waiter.result, 0);
+	mqfs_consumer_gone(consumer);
+	assert_int_equal(waiter.result, -ENOENT - 1000);
+	assert_int_equal(fake.consumes, 1);
+}
+
 static void note_waiter(struct mqfs_waiter *waiter, int result, struct mqfs_delivery *delivery)
 {
 	assert_null(delivery);
@@ -493,6 +533,8 @@ int main(void)
 	    CASE(consumer_timeout_bounds_a_claim),
 	    CASE(cancel_and_consume_never_cross),
 	    CASE(a_stop_waits_for_all),
+	    CASE(a_stop_that_came_to_nothing_goes_on_for_who_waits),
+	    CASE(a_stop_for_good_ends_who_waits),
 	    CASE(an_ended_consumer_answers_its_waiters),
 	    CASE(a_waiter_keeps_consuming),
 	    CASE(a_first_look_waits_a_quarter_of_a_second),

@@ -36,9 +36,13 @@ void mqfs_consumer_configure(struct mqfs_consumer *consumer, const struct mqfs_s
 /*
  * Q3: stops consuming and gives back what is pending; claims stay. done runs with 0 when the backend has done both and
  * nothing is being settled any more, with -ESHUTDOWN when the consumer is freed first; perhaps inside this call. The
- * next touch starts consuming again.
+ * next touch starts consuming again; who waits goes on waiting, for one of these two, which tell what came of it:
  */
 void mqfs_consumer_stop(struct mqfs_consumer *consumer, mqfs_done_fn *done, void *arg);
+/* The queue stays: consuming starts again if anybody waits. */
+void mqfs_consumer_resume(struct mqfs_consumer *consumer);
+/* It is deleted: fails the waiters with -ENOENT. */
+void mqfs_consumer_gone(struct mqfs_consumer *consumer);
 
 /*
  * The mount is ending (M1): from now on nothing is taken (-ESHUTDOWN, waiters too), what is pending goes back, claims
