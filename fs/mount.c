@@ -236,16 +236,18 @@ static struct fuse_session *session_new(struct fs *fs, const struct options *opt
 	return session;
 }
 
-/* From the last request to nothing: gives back what is held, answers who still waits. */
+/* From the last request to nothing: gives back what is held, answers who still waits. Until the backend and the state
+ * are closed completions may come, and answer from nodes. */
 static void fs_end(struct fs *fs)
 {
 	housekeeping_stop(fs);
 	outbox_end(fs);
-	queues_clear(fs);
-	tree_clear(fs);
+	queues_end(fs);
 	mqfs_backend_close(fs->backend);
 	close_state(fs);
 	parked_end(fs, EIO);
+	queues_clear(fs);
+	tree_clear(fs);
 	notify_stop(fs);
 }
 

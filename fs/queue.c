@@ -150,6 +150,44 @@ int64_t queues_drain(struct fs *fs)
 	return left;
 }
 
+/* A reference to one that is listed no longer, but known to the kernel, and has not been ended; NULL: there is none. */
+static struct queue *next_unlisted(struct fs *fs)
+{
+	struct queue *found = NULL;
+	struct node *node, *next;
+	fs_lock(fs);
+	HASH_ITER(hh, fs->nodes, node, next)
+	{
+		if (node->queue && !node->queue->ended) {
+			found = queue_ref(node->queue);
+			break;
+		}
+	}
+	fs_unlock(fs);
+	return found;
+}
+
+static void queue_end(struct fs *fs, struct queue *queue)
+{
+	fs_lock(fs);
+	queue->ended = true;
+	fs_unlock(fs);
+	mqfs_consumer_end(queue->consumer);
+	mqfs_look_end(queue->retry);
+	mqfs_look_end(queue->dead);
+}
+
+void queues_end(struct fs *fs)
+{
+	struct queue *queue = NULL;
+	while ((queue = next_queue(fs, queue)))
+		queue_end(fs, queue);
+	while ((queue = next_unlisted(fs))) {
+		queue_end(fs, queue);
+		queue_unref(queue);
+	}
+}
+
 void queues_clear(struct fs *fs)
 {
 	struct queue *queue;

@@ -58,6 +58,7 @@ struct queue {
 
 	/* guarded by fs->lock */
 	bool listed;
+	bool ended; /* by queues_end */
 	struct mqfs_settings settings;
 	struct draft *drafts; /* those with a name, by it */
 	struct draft *ghosts; /* published ones, oldest first (utlist) */
@@ -86,7 +87,10 @@ void queue_remove(struct fs *fs, struct queue *queue);
 /* M1: takes nothing more; claims can be settled. Again and again, for queues found meanwhile. How many claims are held
  * or being settled. No lock. */
 int64_t queues_drain(struct fs *fs);
-/* Removes all, at the end. */
+/* The end: gives back what they hold, also those that are listed no longer, or that somebody has a reference to who will
+ * not drop it (an open file). The backend must still be open. No lock. */
+void queues_end(struct fs *fs);
+/* Then, with the backend closed, removes all. */
 void queues_clear(struct fs *fs);
 
 /* Is the name of a helper: mqfs.*, or Q.dead of a known Q? (locked) */

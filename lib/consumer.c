@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "consumer_internal.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,12 +39,9 @@ struct mqfs_consumer *mqfs_consumer_new(struct mqfs_backend *backend, const char
 	return consumer;
 }
 
-void mqfs_consumer_free(struct mqfs_consumer *consumer)
+/* (locked) */
+static void end(struct mqfs_consumer *consumer)
 {
-	if (!consumer)
-		return;
-	consumer_enter(consumer);
-	assert(!consumer->closing);
 	consumer->closing = true;
 	consumer->wanted = false;
 	consumer->counters = &nobodys;
@@ -56,7 +52,21 @@ void mqfs_consumer_free(struct mqfs_consumer *consumer)
 	/* While it consumes, what is given back would come again at once: the cancel's completion gives it back. */
 	if (consumer->mode == CONSUMER_OFF)
 		consumer_give_back(consumer);
+}
+
+void mqfs_consumer_end(struct mqfs_consumer *consumer)
+{
+	consumer_enter(consumer);
+	if (!consumer->closing)
+		end(consumer);
 	consumer_leave(consumer);
+}
+
+void mqfs_consumer_free(struct mqfs_consumer *consumer)
+{
+	if (!consumer)
+		return;
+	mqfs_consumer_end(consumer);
 	consumer_unref(consumer);
 }
 

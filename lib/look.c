@@ -37,15 +37,12 @@ struct mqfs_look *mqfs_look_new(struct mqfs_backend *backend, const char *queue,
 	return look;
 }
 
-void mqfs_look_free(struct mqfs_look *look)
+/* (locked) */
+static void end(struct mqfs_look *look)
 {
 	struct look_waiter *waiter, *next_waiter;
 	struct look_request *request, *next_request;
 
-	if (!look)
-		return;
-	look_enter(look);
-	assert(!look->closing);
 	look->closing = true;
 	look->wake = NULL;
 	look->counters = &nobodys;
@@ -59,7 +56,21 @@ void mqfs_look_free(struct mqfs_look *look)
 		look_finish(request, -ESHUTDOWN, NULL);
 	}
 	look_put_back(look, mqfs_clock_monotonic_ms());
+}
+
+void mqfs_look_end(struct mqfs_look *look)
+{
+	look_enter(look);
+	if (!look->closing)
+		end(look);
 	look_leave(look);
+}
+
+void mqfs_look_free(struct mqfs_look *look)
+{
+	if (!look)
+		return;
+	mqfs_look_end(look);
 	look_unref(look);
 }
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from processes import background, eventually, wait_exit
+from processes import background, eventually, is_blocked, wait_exit
 
 
 def in_fuse_request(pid):
@@ -95,3 +95,22 @@ def test_m1_second_signal_ends_at_once(held, mount):
     assert target.terminate() == 0
     assert time.monotonic() - started < 5
     assert len(mount().queue("jobs").wait_names("pending", 6)) == 6
+
+
+@pytest.mark.deadline(60)
+@pytest.mark.parametrize("where", ["dead", "retry", "pending", "stats"])
+def test_m1_the_end_answers_who_still_waits(own_broker, mounts, monkeypatch, where):
+    """M1: a request that waits for a silent broker when the mount ends is answered, and the mount ends well."""
+    monkeypatch.setenv("MALLOC_PERTURB_", "165")  # what is used after it was freed has no meaning any more
+    target = mounts.add(own_broker.url())
+    queue = target.make("jobs")
+    own_broker.pause()
+    try:
+        words = ["cat", queue.path / where] if where == "stats" else ["ls", queue.path / where]
+        with background(words, stdout=-1, stderr=-1) as waiting:
+            eventually(lambda: is_blocked(waiting), what="the look waits")
+            target.process.send_signal(signal.SIGTERM)
+            assert target.terminate() == 0
+            wait_exit(waiting)
+    finally:
+        own_broker.resume()

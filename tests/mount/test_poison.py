@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """R6: what kills its reader's host each time ends in dead/, and what merely waited beside it does not."""
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -102,6 +103,28 @@ def test_r6_given_back_is_not_counted(mount):
     eventually(lambda: takes(target) == [1], 5, "the next take on the disk")
     assert target.terminate() == 0
     assert takes(target) == []
+    target.start()
+    queue = target.queue("jobs")
+    (name,) = queue.wait_names("pending", 1, seconds=20)
+    assert queue.meta("peek", name)["attempts"] == 0
+
+
+@pytest.mark.deadline(90)
+@pytest.mark.parametrize("special", ["claim", "next"])
+def test_r6_an_end_with_an_open_claim_is_not_counted(mount, special):
+    """Nor does an orderly end while a reader has claim or next open: nothing of it is left on the disk."""
+    target = mount(lease_timeout="1s", drain_timeout="0s")
+    queue = target.make("jobs")
+    queue.publish(b"body")
+    file = os.open(queue.path / special, os.O_RDONLY)
+    try:
+        assert os.read(file, 100)
+        eventually(lambda: takes(target) == [1], 5, "the take on the disk")
+        assert target.terminate() == 0
+        assert takes(target) == []
+    finally:
+        with contextlib.suppress(OSError):  # nobody is there to be told
+            os.close(file)
     target.start()
     queue = target.queue("jobs")
     (name,) = queue.wait_names("pending", 1, seconds=20)

@@ -27,9 +27,12 @@ struct mqfs_consumer *mqfs_consumer_new(struct mqfs_backend *backend, const char
                                         const struct mqfs_settings *settings, struct mqfs_counters *counters,
                                         struct mqfs_records *records);
 /*
- * Stops consuming, gives back what is pending and claimed, fails the waiters with -ESHUTDOWN. The
- * memory goes when the last completion has run. The backend must still be open.
+ * Stops consuming, gives back what is pending and claimed, fails the waiters with -ESHUTDOWN. The backend must still be
+ * open. What is called afterwards finds nothing.
  */
+void mqfs_consumer_end(struct mqfs_consumer *consumer);
+/* Ends it, and where that was done before may follow when the backend is closed. The memory goes when the last
+ * completion has run. */
 void mqfs_consumer_free(struct mqfs_consumer *consumer);
 void mqfs_consumer_configure(struct mqfs_consumer *consumer, const struct mqfs_settings *settings);
 

@@ -22,7 +22,10 @@ struct mqfs_look;
 
 struct mqfs_look *mqfs_look_new(struct mqfs_backend *backend, const char *queue, enum mqfs_place place,
                                 const struct mqfs_settings *settings, struct mqfs_counters *counters);
-void mqfs_look_free(struct mqfs_look *look); /* puts back what is held */
+/* Puts back what is held and answers who waits, with -ESHUTDOWN; the backend must still be open. free does so too, and
+ * where that was done before it may follow when the backend is closed. */
+void mqfs_look_end(struct mqfs_look *look);
+void mqfs_look_free(struct mqfs_look *look);
 void mqfs_look_configure(struct mqfs_look *look, const struct mqfs_settings *settings);
 
 /*
