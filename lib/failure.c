@@ -299,6 +299,23 @@ struct mqfs_message *mqfs_copy_for_release(const struct mqfs_message *message, i
 	return copy;
 }
 
+struct mqfs_message *mqfs_copy_for_dead_again(const struct mqfs_message *message)
+{
+	struct mqfs_message *copy = mqfs_message_copy(message);
+	struct mqfs_history history;
+
+	if (!copy)
+		return NULL;
+	mqfs_history_read(message, &history);
+	copy->delivery_mode = 2;
+	if (park(copy) < 0 || move_header(&copy->headers, "x-death", "mqfs-x-death") < 0 ||
+	    set_history(copy, &history) < 0 || set_time(copy, "mqfs-dead-at", history.dead_at_us) < 0 ||
+	    set_text(copy, "mqfs-dead-reason", history.dead_reason) < 0)
+		return mqfs_message_free(copy);
+	drop_brokers(&copy->headers);
+	return copy;
+}
+
 struct mqfs_message *mqfs_copy_for_grant(const struct mqfs_message *message, int64_t next_at_us)
 {
 	struct mqfs_message *copy = copy_alive(message);

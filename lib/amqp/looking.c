@@ -29,8 +29,7 @@
  * first get until it is closed. One can't be had without a message, if there is any: that is the spare, until a
  * browse takes it, in place of one that it gets beyond its limit, which goes back.
  *
- * A look puts back by nack. That is harmless: Q.dead is a classic queue, and the delay levels have no
- * delivery limit.
+ * A look puts back by nack, which is harmless where there is no delivery limit; settling.c knows where there is.
  */
 
 /* Few enough that a settlement doesn't wait long behind them. */

@@ -10,6 +10,7 @@
 #include <mqfs/clock.h>
 #include <mqfs/failpoint.h>
 #include <mqfs/failure.h>
+#include <mqfs/name.h>
 #include <mqfs/retry.h>
 #define LOG_TOPIC "amqp.settling"
 #include <mqfs/log.h>
@@ -23,7 +24,8 @@
  * confirm; ack the original. Should the original's channel go in between, there are two, with one message-id.
  *
  * Giving back by nack counts as a delivery where the broker counts (quorum queues), and may cost the message in the
- * end. There a copy is published instead, which has a count of its own.
+ * end. There a copy is published instead, which has a count of its own; also to a Q.dead that somebody else made. (The
+ * delay levels have no limit.)
  */
 
 /* A stuck send ends the connection no sooner than this; and an ack that follows a confirmed copy has at least
@@ -313,19 +315,26 @@ static void ack_original(struct job *job, void *role)
 	settle_original((struct settlement *)job, true);
 }
 
+static void nack_original(struct job *job, void *role)
+{
+	(void)role;
+	settle_original((struct settlement *)job, false);
+}
+
 /* The broker has the copy, or not. On the publisher's thread, or another. */
 static void copy_published(void *arg, int result, const char *reason)
 {
 	struct settlement *settlement = arg;
 	int64_t grace_ms = mqfs_clock_monotonic_ms() + ACK_GRACE_MS;
 
-	if (result < 0) {
+	/* What was looked at must not stay away for that. */
+	if (result < 0 && (settlement->verb != MQFS_VERB_RELEASE || settlement->from != MQFS_PLACE_DEAD)) {
 		settlement_end(settlement, result, reason);
 		return;
 	}
 	FAILPOINT(amqp_copy_confirmed);
 	settlement->copied = settlement->verb == MQFS_VERB_MOVE;
-	settlement->job.run = ack_original;
+	settlement->job.run = result < 0 ? nack_original : ack_original;
 	settlement->job.late_result = -ETIMEDOUT;
 	if (settlement->job.deadline_ms < grace_ms)
 		settlement->job.deadline_ms = grace_ms;
@@ -342,19 +351,37 @@ static void publish_copy(struct settlement *settlement)
 		settlement_end(settlement, -ENOMEM, "out of memory");
 }
 
+static bool counts(const struct settlement *settlement)
+{
+	mqfs_name_t dead;
+
+	if (settlement->counted || settlement->from != MQFS_PLACE_DEAD)
+		return settlement->counted || topology_counts(settlement->settling->topology, settlement->queue);
+	mqfs_name_dead_queue(settlement->queue, dead);
+	return topology_counts(settlement->settling->topology, dead);
+}
+
+/* Back to where it was. NULL: out of memory. */
+static struct mqfs_message *copy_to_give_back(struct settlement *settlement)
+{
+	settlement->place = settlement->from;
+	if (settlement->from == MQFS_PLACE_DEAD)
+		return mqfs_copy_for_dead_again(settlement->delivery->message);
+	return mqfs_copy_for_release(settlement->delivery->message, settlement->takes);
+}
+
 static void settlement_run(struct job *job, void *role)
 {
 	struct settlement *settlement = (struct settlement *)job;
 	struct holder *holder;
-	bool counts = settlement->counted || topology_counts(settlement->settling->topology, settlement->queue);
 
 	(void)role;
 	if (!find_held(settlement, &holder)) {
 		settlement_end(settlement, -ESTALE, NULL);
 		return;
 	}
-	if (settlement->verb == MQFS_VERB_RELEASE && settlement->from == MQFS_PLACE_READY && counts) {
-		settlement->copy = mqfs_copy_for_release(settlement->delivery->message, settlement->takes);
+	if (settlement->verb == MQFS_VERB_RELEASE && settlement->from != MQFS_PLACE_RETRY && counts(settlement)) {
+		settlement->copy = copy_to_give_back(settlement);
 		if (!settlement->copy) {
 			settlement_end(settlement, -ENOMEM, "out of memory");
 			return;

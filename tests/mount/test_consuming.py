@@ -793,6 +793,43 @@ def test_c8_expires_at(mount):
 
 # -- C10 --------------------------------------------------------------------
 
+KILLED_AT_THE_END = """
+import os, signal, sys
+file = os.open(sys.argv[1], os.O_RDONLY)
+while os.read(file, 100):
+    pass
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_c10_a_killed_reader_acknowledges_nothing(mount):
+    """C10: who has read claimed/X to its end, and is killed over it, has not handled it."""
+    queue = mount(ack_on="read").make("jobs")
+    publish_numbers(queue, 2)
+    taken, name = queue.wait_names("pending", 2)
+    os.rename(queue.pending / taken, queue.claimed / taken)
+    assert run([sys.executable, "-c", KILLED_AT_THE_END, queue.claimed / taken]).status == -signal.SIGKILL
+    assert run(["cat", queue.pending / name]).out == "1"
+    eventually(lambda: queue.stats()["acked"] == 1, what="the other's acknowledgement")
+    assert queue.names("claimed") == [taken]
+    os.unlink(queue.claimed / taken)
+
+
+def test_c10_a_descriptor_older_than_the_take_acknowledges_nothing(mount):
+    """C10: with take-on = move a scanner reads what a worker takes meanwhile."""
+    queue = mount(ack_on="read", take_on="move").make("jobs")
+    publish_numbers(queue, 2)
+    taken, name = queue.wait_names("pending", 2)
+    with open(queue.pending / taken, "rb", buffering=0) as scanner:
+        assert scanner.readall() == b"0"
+        os.rename(queue.pending / taken, queue.claimed / taken)
+    os.rename(queue.pending / name, queue.claimed / name)
+    assert run(["cat", queue.claimed / name]).out == "1"
+    eventually(lambda: queue.stats()["acked"] == 1, what="the other's acknowledgement")
+    assert queue.names("claimed") == [taken]
+    os.unlink(queue.claimed / taken)
+
+
 def test_c10_ack_on_read(mount, backend):
     """C10: `ack-on = read` acknowledges a taken message when it was read to its end and closed."""
     queue = mount(ack_on="read").make("jobs")

@@ -48,7 +48,7 @@ struct mqfs_failed_attempt {
 /*
  * The copies. Each is a new message that shares the body, has a new mqfs-copy, keeps message-id (one
  * is made when there was none), priority and foreign headers; NULL when out of memory. x-death,
- * x-first-death-*, x-last-death-*, x-delivery-count are dropped in all but the copy for dead letters, which keeps
+ * x-first-death-*, x-last-death-*, x-delivery-count are dropped in all but the copies for dead letters, which keep
  * what was found as mqfs-x-death. All parked properties (expiration, user-id, CC, BCC) are moved into mqfs's headers.
  */
 struct mqfs_message *mqfs_copy_for_retry(const struct mqfs_message *message, const struct mqfs_failed_attempt *attempt);
@@ -56,6 +56,9 @@ struct mqfs_message *mqfs_copy_for_dead(const struct mqfs_message *message, cons
 /* Given back by republishing, or "retry now": nothing counted but takes, which the copy has to carry on (R6: those of
  * this very message that were never settled); the failure's history stays. */
 struct mqfs_message *mqfs_copy_for_release(const struct mqfs_message *message, int64_t takes);
+/* A dead one, put back by republishing after a look: it is the same to whoever looks, so that mqfs-copy stays, and no
+ * message-id is made. */
+struct mqfs_message *mqfs_copy_for_dead_again(const struct mqfs_message *message);
 /* One more attempt for a dead one: mqfs-max-attempts becomes attempts + 1, dead-* headers go. */
 struct mqfs_message *mqfs_copy_for_grant(const struct mqfs_message *message, int64_t next_at_us);
 /* A replay or a forward: attempts 0, no history; expiration, CC and BCC come back (user-id does not: the
