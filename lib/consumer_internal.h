@@ -80,7 +80,7 @@ struct held {
 	bool worn_out;      /* its attempts were used up before it was listed */
 	int64_t note_ms;    /* when this take will have lasted long enough to be noted */
 	unsigned recording; /* how often its outcome is on its way to the disk */
-	mqfs_done_fn *kept; /* who waits for that */
+	mqfs_done_fn *kept; /* who waits for that, or for its end, whichever is first */
 	void *kept_arg;
 
 	UT_hash_handle hh;

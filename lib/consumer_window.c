@@ -57,12 +57,22 @@ static void answer(struct mqfs_waiter *served)
 	}
 }
 
+/* Its outcome was still on its way to the disk: it is done, or comes again. */
+static void answer_kept(const struct held *held)
+{
+	bool done = held->delivery->state == MQFS_DELIVERY_SETTLED && held->disposition.verb != MQFS_VERB_RELEASE;
+
+	if (held->kept)
+		held->kept(held->kept_arg, done ? 0 : -ESTALE, NULL);
+}
+
 static void free_all(struct held *gone)
 {
 	struct held *next;
 
 	for (; gone; gone = next) {
 		next = gone->also;
+		answer_kept(gone);
 		held_free(gone);
 	}
 }

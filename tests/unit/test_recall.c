@@ -9,6 +9,8 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+#include <sqlite3.h>
+
 #include <mqfs/records.h>
 #include <mqfs/state.h>
 
@@ -282,6 +284,37 @@ static void a_redelivery_may_overtake_the_disk(void **state)
 	mqfs_delivery_unref(delivery);
 }
 
+/* Another process's lock keeps the state file from being written. */
+static sqlite3 *lock_file(void)
+{
+	sqlite3 *db;
+
+	assert_int_equal(sqlite3_open(mqfs_state_path(file), &db), SQLITE_OK);
+	sqlite3_busy_timeout(db, ENOUGH_MS);
+	assert_int_equal(sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+	return db;
+}
+
+static void a_settlement_may_overtake_the_disk(void **state)
+{
+	struct mqfs_delivery *delivery = lost_claim();
+	struct kept kept = {0};
+	sqlite3 *locked = lock_file();
+
+	(void)state;
+	assert_int_equal(mqfs_consumer_settle_durably(consumer, delivery, MQFS_SETTLE_ACK, note_kept, &kept), 1);
+	deliver("id", "copy", true, 2, 1);
+	assert_asked(0, MQFS_VERB_ACK, 2, 1);
+	assert_int_equal(kept.times, 0);
+	complete(0, 0, NULL);
+	assert_int_equal(kept.times, 1);
+	assert_int_equal(kept.result, 0);
+	sqlite3_close(locked);
+	assert_int_equal(find("id", "copy").outcome, MQFS_OUTCOME_NONE);
+	assert_int_equal(kept.times, 1);
+	mqfs_delivery_unref(delivery);
+}
+
 static void a_forward_of_a_lost_claim_is_published_apart(void **state)
 {
 	struct mqfs_delivery *delivery = lost_claim();
@@ -542,6 +575,7 @@ int main(void)
 	    CASE(what_was_given_back_is_not_told),
 	    CASE(a_move_that_is_half_done_becomes_an_ack),
 	    CASE(a_redelivery_may_overtake_the_disk),
+	    CASE(a_settlement_may_overtake_the_disk),
 	    CASE(a_forward_of_a_lost_claim_is_published_apart),
 	    CASE(a_claim_that_expires_detached_is_a_failure),
 	    CASE(a_take_is_recorded_when_it_lasts),

@@ -144,7 +144,8 @@ int mqfs_consumer_settle(struct mqfs_consumer *consumer, struct mqfs_delivery *d
 /*
  * As above, for who wants to say that it is settled. After a lost connection the outcome can't be told to the broker,
  * and must not be forgotten: then it returns 1, and done runs, on another thread, when the outcome is on the disk (0),
- * or can't be: -ENOSPC, -EIO, …, and the delivery is CLAIMED as before. Else it returns as settle does, and done does
+ * or can't be: -ENOSPC, -EIO, …, and the delivery is CLAIMED as before; or when the broker was told meanwhile (0), or can't
+ * be told any more (-ESTALE). Else it returns as settle does, and done does
  * not run.
  */
 int mqfs_consumer_settle_durably(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery,
