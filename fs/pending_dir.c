@@ -302,7 +302,7 @@ static int unlink_delivery(struct queue *queue, struct mqfs_delivery *delivery, 
 {
 	if (state == MQFS_DELIVERY_PENDING)
 		return -EPERM;
-	return mqfs_consumer_settle_durably(queue->consumer, delivery, MQFS_SETTLE_ACK, settled, settling);
+	return mqfs_consumer_settle_durably(queue->consumer, delivery, state, MQFS_SETTLE_ACK, settled, settling);
 }
 
 static void delivery_unlink(struct fs *fs, fuse_req_t req, struct node *dir, const char *name)
@@ -329,11 +329,11 @@ static void delivery_unlink(struct fs *fs, fuse_req_t req, struct node *dir, con
 }
 
 /* Published and confirmed in another queue, then acknowledged here (C5). */
-static int forward(const struct rename *rename, struct mqfs_delivery *delivery, int64_t deadline_ms,
-                   struct settling *settling)
+static int forward(const struct rename *rename, struct mqfs_delivery *delivery, enum mqfs_delivery_state state,
+                   int64_t deadline_ms, struct settling *settling)
 {
 	const struct node *to = rename->to_dir;
-	int result = mqfs_consumer_forward(rename->from_dir->queue->consumer, delivery, to->queue->name,
+	int result = mqfs_consumer_forward(rename->from_dir->queue->consumer, delivery, state, to->queue->name,
 	                                   new_dir_priority(to), deadline_ms, settled, settling);
 	return result < 0 ? result : 1;
 }
@@ -348,7 +348,7 @@ static int settle_by_rename(const struct rename *rename, struct mqfs_delivery *d
 		return -EPERM;
 	if (to->ops == &failed_dir_ops) {
 		bool retry = to->object == &queue->slots[SLOT_RETRY];
-		return mqfs_consumer_settle_durably(queue->consumer, delivery,
+		return mqfs_consumer_settle_durably(queue->consumer, delivery, state,
 		                                    retry ? MQFS_SETTLE_RETRY : MQFS_SETTLE_BURY, settled, settling);
 	}
 	/* Within the window a message keeps its name. */
@@ -380,7 +380,7 @@ static void delivery_rename(struct fs *fs, fuse_req_t req, const struct rename *
 	}
 	int result = find_for(rename->from_dir, rename->from, tid, &delivery, &state);
 	if (result == 0 && to->ops == &new_dir_ops)
-		result = forward(rename, delivery, deadline_ms, settling);
+		result = forward(rename, delivery, state, deadline_ms, settling);
 	else if (result == 0)
 		result = settle_by_rename(rename, delivery, state, tid, settling);
 	mqfs_delivery_unref(delivery);

@@ -376,13 +376,23 @@ static int settle(struct held *held, enum mqfs_settlement how)
 	return consumer_decide(held, how);
 }
 
+/* Why it can't be settled by who saw it in that state, or 0. */
+static int refusal(const struct held *held, const struct mqfs_delivery *delivery, enum mqfs_delivery_state seen)
+{
+	if (!held)
+		return why_gone(delivery);
+	if (delivery->state == MQFS_DELIVERY_SETTLING)
+		return -ENOENT;
+	return seen == MQFS_DELIVERY_PENDING && delivery->state == MQFS_DELIVERY_CLAIMED ? -EBUSY : 0;
+}
+
 int mqfs_consumer_settle(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery, enum mqfs_settlement how)
 {
-	return mqfs_consumer_settle_durably(consumer, delivery, how, NULL, NULL);
+	return mqfs_consumer_settle_durably(consumer, delivery, MQFS_DELIVERY_CLAIMED, how, NULL, NULL);
 }
 
 int mqfs_consumer_settle_durably(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery,
-                                 enum mqfs_settlement how, mqfs_done_fn *done, void *arg)
+                                 enum mqfs_delivery_state seen, enum mqfs_settlement how, mqfs_done_fn *done, void *arg)
 {
 	struct held *held;
 	int result;
@@ -390,11 +400,8 @@ int mqfs_consumer_settle_durably(struct mqfs_consumer *consumer, struct mqfs_del
 	consumer_enter(consumer);
 	consumer_touched(consumer, mqfs_clock_monotonic_ms());
 	held = consumer_held(consumer, delivery);
-	if (!held)
-		result = why_gone(delivery);
-	else if (delivery->state == MQFS_DELIVERY_SETTLING)
-		result = -ENOENT;
-	else
+	result = refusal(held, delivery, seen);
+	if (result == 0)
 		result = settle(held, how);
 	FAILPOINT(consumer_decided);
 	if (result == 0 && done && held->detached && held->recording > 0) {
@@ -428,8 +435,8 @@ static int forward(struct held *held, const char *queue, int priority, int64_t d
 	return 0;
 }
 
-int mqfs_consumer_forward(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery, const char *queue,
-                          int priority, int64_t deadline_ms, mqfs_done_fn *done, void *arg)
+int mqfs_consumer_forward(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery, enum mqfs_delivery_state seen,
+                          const char *queue, int priority, int64_t deadline_ms, mqfs_done_fn *done, void *arg)
 {
 	struct held *held;
 	int result;
@@ -437,11 +444,8 @@ int mqfs_consumer_forward(struct mqfs_consumer *consumer, struct mqfs_delivery *
 	consumer_enter(consumer);
 	consumer_touched(consumer, mqfs_clock_monotonic_ms());
 	held = consumer_held(consumer, delivery);
-	if (!held)
-		result = why_gone(delivery);
-	else if (delivery->state == MQFS_DELIVERY_SETTLING)
-		result = -ENOENT;
-	else
+	result = refusal(held, delivery, seen);
+	if (result == 0)
 		result = forward(held, queue, priority, deadline_ms, done, arg);
 	consumer_leave(consumer);
 	return result;

@@ -231,8 +231,8 @@ int window_stop(struct reader *reader)
 int forward(struct reader *reader, struct mqfs_delivery *delivery, const char *queue, int priority)
 {
 	struct call *call = call_new();
-	int result =
-	    mqfs_consumer_forward(reader->consumer, delivery, queue, priority, in_ms(ENOUGH_MS), call_done, call);
+	int result = mqfs_consumer_forward(reader->consumer, delivery, MQFS_DELIVERY_CLAIMED, queue, priority,
+	                                   in_ms(ENOUGH_MS), call_done, call);
 
 	if (result == 0)
 		return call_wait(call);

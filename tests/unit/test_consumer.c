@@ -491,6 +491,26 @@ static void what_lies_untaken_goes_back(void **state)
 	assert_asked(0, MQFS_VERB_RELEASE, 1, 1);
 }
 
+/* Who may settle it was judged by the state it was found in (C4). */
+static void what_was_taken_meanwhile_is_anothers(void **state)
+{
+	struct outcome outcome = {0};
+	struct mqfs_delivery *delivery;
+
+	(void)state;
+	deliver("id", "copy", false, 1, 1);
+	delivery = claim();
+	assert_int_equal(
+	    mqfs_consumer_settle_durably(consumer, delivery, MQFS_DELIVERY_PENDING, MQFS_SETTLE_BURY, note, &outcome),
+	    -EBUSY);
+	assert_int_equal(
+	    mqfs_consumer_forward(consumer, delivery, MQFS_DELIVERY_PENDING, "other", -1, MQFS_NEVER, note, &outcome),
+	    -EBUSY);
+	assert_int_equal(listed(MQFS_DELIVERY_CLAIMED), 1);
+	assert_int_equal(fake.settled, 0);
+	mqfs_delivery_unref(delivery);
+}
+
 static void a_forward_that_fails_leaves_it_claimed(void **state)
 {
 	struct outcome outcome = {0};
@@ -499,8 +519,12 @@ static void a_forward_that_fails_leaves_it_claimed(void **state)
 	(void)state;
 	deliver("id", "copy", false, 1, 1);
 	delivery = claim();
-	assert_int_equal(mqfs_consumer_forward(consumer, delivery, "other", -1, MQFS_NEVER, note, &outcome), 0);
-	assert_int_equal(mqfs_consumer_forward(consumer, delivery, "other", -1, MQFS_NEVER, note, &outcome), -ENOENT);
+	assert_int_equal(
+	    mqfs_consumer_forward(consumer, delivery, MQFS_DELIVERY_CLAIMED, "other", -1, MQFS_NEVER, note, &outcome),
+	    0);
+	assert_int_equal(
+	    mqfs_consumer_forward(consumer, delivery, MQFS_DELIVERY_CLAIMED, "other", -1, MQFS_NEVER, note, &outcome),
+	    -ENOENT);
 	complete(0, -ENOENT, NULL);
 	assert_int_equal(outcome.times, 1);
 	assert_int_equal(outcome.result, -ENOENT);
@@ -541,6 +565,7 @@ int main(void)
 	    CASE(a_look_at_an_empty_queue_is_answered_at_once),
 	    CASE(a_reason_keeps_its_end),
 	    CASE(what_lies_untaken_goes_back),
+	    CASE(what_was_taken_meanwhile_is_anothers),
 	    CASE(a_forward_that_fails_leaves_it_claimed),
 	};
 

@@ -134,7 +134,7 @@ static void note_kept(void *arg, int result, const char *reason)
 static int settle_durably(struct mqfs_delivery *delivery, enum mqfs_settlement how)
 {
 	struct kept kept = {0};
-	int result = mqfs_consumer_settle_durably(consumer, delivery, how, note_kept, &kept);
+	int result = mqfs_consumer_settle_durably(consumer, delivery, MQFS_DELIVERY_CLAIMED, how, note_kept, &kept);
 
 	if (result != 1)
 		return result;
@@ -273,7 +273,9 @@ static void a_redelivery_may_overtake_the_disk(void **state)
 	struct kept kept = {0};
 
 	(void)state;
-	assert_int_equal(mqfs_consumer_settle_durably(consumer, delivery, MQFS_SETTLE_ACK, note_kept, &kept), 1);
+	assert_int_equal(
+	    mqfs_consumer_settle_durably(consumer, delivery, MQFS_DELIVERY_CLAIMED, MQFS_SETTLE_ACK, note_kept, &kept),
+	    1);
 	deliver("id", "copy", true, 2, 1);
 	EVENTUALLY(fake.settled == 1);
 	EVENTUALLY(atomic_load(&kept.times) == 1);
@@ -302,7 +304,9 @@ static void a_settlement_may_overtake_the_disk(void **state)
 	sqlite3 *locked = lock_file();
 
 	(void)state;
-	assert_int_equal(mqfs_consumer_settle_durably(consumer, delivery, MQFS_SETTLE_ACK, note_kept, &kept), 1);
+	assert_int_equal(
+	    mqfs_consumer_settle_durably(consumer, delivery, MQFS_DELIVERY_CLAIMED, MQFS_SETTLE_ACK, note_kept, &kept),
+	    1);
 	deliver("id", "copy", true, 2, 1);
 	assert_asked(0, MQFS_VERB_ACK, 2, 1);
 	assert_int_equal(kept.times, 0);
@@ -321,12 +325,16 @@ static void a_forward_of_a_lost_claim_is_published_apart(void **state)
 	struct outcome outcome = {0};
 
 	(void)state;
-	assert_int_equal(mqfs_consumer_forward(consumer, delivery, "other", -1, MQFS_NEVER, note, &outcome), 0);
+	assert_int_equal(
+	    mqfs_consumer_forward(consumer, delivery, MQFS_DELIVERY_CLAIMED, "other", -1, MQFS_NEVER, note, &outcome),
+	    0);
 	assert_int_equal(fake.published, 1);
 	complete_publish(-EHOSTDOWN);
 	assert_int_equal(outcome.result, -EHOSTDOWN);
 	assert_int_equal(listed(MQFS_DELIVERY_CLAIMED), 1);
-	assert_int_equal(mqfs_consumer_forward(consumer, delivery, "other", -1, MQFS_NEVER, note, &outcome), 0);
+	assert_int_equal(
+	    mqfs_consumer_forward(consumer, delivery, MQFS_DELIVERY_CLAIMED, "other", -1, MQFS_NEVER, note, &outcome),
+	    0);
 	complete_publish(0);
 	assert_int_equal(outcome.result, 0);
 	assert_int_equal(listed(MQFS_DELIVERY_CLAIMED), 0);

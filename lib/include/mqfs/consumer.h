@@ -142,22 +142,23 @@ enum mqfs_settlement {
 int mqfs_consumer_settle(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery, enum mqfs_settlement how);
 
 /*
- * As above, for who wants to say that it is settled. After a lost connection the outcome can't be told to the broker,
- * and must not be forgotten: then it returns 1, and done runs, on another thread, when the outcome is on the disk (0),
- * or can't be: -ENOSPC, -EIO, …, and the delivery is CLAIMED as before; or when the broker was told meanwhile (0), or can't
- * be told any more (-ESTALE). Else it returns as settle does, and done does
- * not run.
+ * As above, for who wants to say that it is settled. seen is the state in which the caller found it, and judged who may
+ * settle it: -EBUSY when it was PENDING, and somebody has taken it since. After a lost connection the outcome can't be
+ * told to the broker, and must not be forgotten: then it returns 1, and done runs, on another thread, when the outcome
+ * is on the disk (0), or can't be: -ENOSPC, -EIO, …, and the delivery is CLAIMED as before; or when the broker was told
+ * meanwhile (0), or can't be told any more (-ESTALE). Else it returns as settle does, and done does not run.
  */
 int mqfs_consumer_settle_durably(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery,
-                                 enum mqfs_settlement how, mqfs_done_fn *done, void *arg);
+                                 enum mqfs_delivery_state seen, enum mqfs_settlement how, mqfs_done_fn *done,
+                                 void *arg);
 
 /*
- * Forwards: published and confirmed in queue, then acknowledged here. priority -1: its own. 0: done will run, with
- * the outcome (a failure leaves the delivery as it was, CLAIMED); else a negative errno at once: -ENOENT, -ESTALE,
- * -EBUSY. A PENDING one is taken first.
+ * Forwards: published and confirmed in queue, then acknowledged here. seen: as above. priority -1: its own. 0: done
+ * will run, with the outcome (a failure leaves the delivery as it was, CLAIMED); else a negative errno at once:
+ * -ENOENT, -ESTALE, -EBUSY. A PENDING one is taken first.
  */
-int mqfs_consumer_forward(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery, const char *queue,
-                          int priority, int64_t deadline_ms, mqfs_done_fn *done, void *arg);
+int mqfs_consumer_forward(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery, enum mqfs_delivery_state seen,
+                          const char *queue, int priority, int64_t deadline_ms, mqfs_done_fn *done, void *arg);
 
 /* A new meta.json string for a delivery of this consumer; NULL when out of memory. */
 char *mqfs_consumer_meta(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery);
