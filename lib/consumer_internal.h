@@ -75,6 +75,7 @@ struct held {
 
 	/* consumer_recall.c */
 	bool noted;         /* the state file knows something of this copy */
+	bool outcome_noted; /* namely an outcome */
 	bool take_noted;    /* also of this take */
 	bool take_counts;   /* given back, it is a failed attempt all the same */
 	bool worn_out;      /* its attempts were used up before it was listed */
@@ -230,6 +231,8 @@ void consumer_adopt(struct held *held, struct mqfs_delivery *redelivery);
 /* consumer_recall.c */
 /* Writes down what was decided about a detached one; when that is on the disk it leaves the window. */
 void consumer_record(struct held *held);
+/* Another outcome is wanted than the one that the state file may have. */
+void consumer_amend(struct held *held);
 /* It was taken just now; or long enough ago; or is given back, and that take doesn't count, or does (R1, R6). */
 void consumer_took(struct held *held, int64_t now_ms);
 void consumer_note_take(struct held *held);

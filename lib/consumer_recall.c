@@ -142,8 +142,20 @@ void consumer_record(struct held *held)
 		return;
 	}
 	held->recording++;
-	held->noted = true;
+	held->noted = held->outcome_noted = true;
 	consumer_take_back(held); /* this take has come to something */
+}
+
+/* Else an earlier outcome would be applied to what was given back, or when mqfs is killed before this one is done. */
+void consumer_amend(struct held *held)
+{
+	struct mqfs_copy_name name = mqfs_copy_name(held->delivery);
+
+	if (!held->outcome_noted || (held->detached && held->how != MQFS_SETTLE_RELEASE))
+		return; /* nothing is there, or consumer_record has replaced it */
+	held->outcome_noted = outcome_of(held->how) != MQFS_OUTCOME_NONE;
+	mqfs_records_decide(held->consumer->records, &name, outcome_of(held->how), consumer_failure_reason(held), NULL,
+	                    NULL);
 }
 
 /* ---- takes ---- */
@@ -250,7 +262,8 @@ static bool settle_unseen(struct held *held, const struct mqfs_record *record)
 static void recognise(struct held *held, const struct mqfs_record *record)
 {
 	held->delivery->takes = record->takes;
-	held->noted = record->outcome != MQFS_OUTCOME_NONE || record->takes > 0;
+	held->outcome_noted = record->outcome != MQFS_OUTCOME_NONE;
+	held->noted = held->outcome_noted || record->takes > 0;
 	if (!settle_unseen(held, record))
 		consumer_show(held);
 }

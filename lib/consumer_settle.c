@@ -357,6 +357,8 @@ static int why_gone(const struct mqfs_delivery *delivery)
 
 static int settle(struct held *held, enum mqfs_settlement how)
 {
+	int result;
+
 	if (how == MQFS_SETTLE_ACK && held->delivery->state == MQFS_DELIVERY_PENDING)
 		return -EPERM;
 	if ((how == MQFS_SETTLE_RETRY || how == MQFS_SETTLE_BURY) && held->consumer->prepared < 0)
@@ -373,7 +375,10 @@ static int settle(struct held *held, enum mqfs_settlement how)
 		return -ESTALE;
 	}
 	held->worn_out = false;
-	return consumer_decide(held, how);
+	result = consumer_decide(held, how);
+	if (result == 0)
+		consumer_amend(held);
+	return result;
 }
 
 /* Why it can't be settled by who saw it in that state, or 0. */

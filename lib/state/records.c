@@ -149,12 +149,15 @@ static int run_decide(struct mqfs_state *state, struct state_job *job)
 {
 	static const char sql[] = "INSERT OR REPLACE INTO outcome (queue, message_id, copy, at, outcome, error)"
 	                          " VALUES (?1, ?2, ?3, ?4, ?6, ?7)";
+	static const char none[] = "DELETE FROM outcome WHERE " COPY;
 	struct order *order = (struct order *)job;
-	sqlite3_stmt *statement = statement_for(order, sql);
+	sqlite3_stmt *statement = statement_for(order, order->outcome == MQFS_OUTCOME_NONE ? none : sql);
 
 	(void)state;
 	if (!statement)
 		return -ENOMEM;
+	if (order->outcome == MQFS_OUTCOME_NONE)
+		return statement_run(statement);
 	sqlite3_bind_int64(statement, 6, order->outcome);
 	sqlite3_bind_text(statement, 7, order->error, -1, SQLITE_STATIC);
 	return statement_run(statement);
@@ -325,7 +328,7 @@ int mqfs_records_decide(struct mqfs_records *records, const struct mqfs_copy_nam
 {
 	struct order *order = order_new(records, ORDER_DECIDE, NULL);
 
-	assert(has_name(name->message_id) && outcome != MQFS_OUTCOME_NONE);
+	assert(has_name(name->message_id));
 	if (!order)
 		return -ENOMEM;
 	if (!copy_text(name->queue, &order->queue) || !copy_text(name->message_id, &order->message_id) ||

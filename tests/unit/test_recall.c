@@ -319,6 +319,35 @@ static void a_settlement_may_overtake_the_disk(void **state)
 	mqfs_delivery_unref(delivery);
 }
 
+/* The outcome is on the disk, could not be done, and the user thinks better of it. */
+static void what_is_given_back_has_no_older_outcome(void **state)
+{
+	struct mqfs_delivery *delivery = lost_claim();
+	sqlite3 *locked = lock_file();
+	struct kept kept = {0};
+
+	assert_int_equal(
+	    mqfs_consumer_settle_durably(consumer, delivery, MQFS_DELIVERY_CLAIMED, MQFS_SETTLE_ACK, note_kept, &kept),
+	    1);
+	deliver("id", "copy", true, 2, 1);
+	sqlite3_close(locked);
+	assert_int_equal(find("id", "copy").outcome, MQFS_OUTCOME_ACK);
+	complete(0, -ETIMEDOUT, NULL);
+	assert_int_equal(listed(MQFS_DELIVERY_CLAIMED), 1);
+	assert_int_equal(settle(delivery, MQFS_SETTLE_BURY), 0);
+	assert_int_equal(find("id", "copy").outcome, MQFS_OUTCOME_BURY);
+	complete(1, -ETIMEDOUT, NULL);
+	assert_int_equal(settle(delivery, MQFS_SETTLE_RELEASE), 0);
+	assert_asked(2, MQFS_VERB_RELEASE, 2, 1);
+	complete(2, 0, NULL);
+	assert_int_equal(find("id", "copy").outcome, MQFS_OUTCOME_NONE);
+	assert_int_equal(kept.times, 1);
+	mqfs_delivery_unref(delivery);
+	restart(state);
+	deliver("id", "copy", true, 1, 1);
+	EVENTUALLY(listed(MQFS_DELIVERY_PENDING) == 1);
+}
+
 static void a_forward_of_a_lost_claim_is_published_apart(void **state)
 {
 	struct mqfs_delivery *delivery = lost_claim();
@@ -584,6 +613,7 @@ int main(void)
 	    CASE(a_move_that_is_half_done_becomes_an_ack),
 	    CASE(a_redelivery_may_overtake_the_disk),
 	    CASE(a_settlement_may_overtake_the_disk),
+	    CASE(what_is_given_back_has_no_older_outcome),
 	    CASE(a_forward_of_a_lost_claim_is_published_apart),
 	    CASE(a_claim_that_expires_detached_is_a_failure),
 	    CASE(a_take_is_recorded_when_it_lasts),
