@@ -361,6 +361,8 @@ static int settle(struct held *held, enum mqfs_settlement how)
 
 	if (how == MQFS_SETTLE_ACK && held->delivery->state == MQFS_DELIVERY_PENDING)
 		return -EPERM;
+	if (how == MQFS_SETTLE_ABANDON && held->decided)
+		return -EBUSY;
 	if ((how == MQFS_SETTLE_RETRY || how == MQFS_SETTLE_BURY) && held->consumer->prepared < 0)
 		return -EACCES;
 	if (how == MQFS_SETTLE_ABANDON && held->consumer->prepared < 0) {

@@ -106,6 +106,22 @@ static void a_new_outcome_replaces_the_one_being_tried(void **state)
 	mqfs_delivery_unref(delivery);
 }
 
+/* Its taker was killed, but the family has settled it (C3). */
+static void a_killed_taker_replaces_no_outcome(void **state)
+{
+	struct mqfs_delivery *delivery;
+
+	(void)state;
+	deliver("id", "copy", false, 1, 1);
+	delivery = claim();
+	assert_int_equal(settle(delivery, MQFS_SETTLE_ACK), 0);
+	complete(0, -EHOSTDOWN, "away");
+	assert_int_equal(settle(delivery, MQFS_SETTLE_ABANDON), -EBUSY);
+	tick_in(3100);
+	assert_asked(1, MQFS_VERB_ACK, 1, 1);
+	mqfs_delivery_unref(delivery);
+}
+
 static void a_lost_claim_is_attached_to_its_redelivery(void **state)
 {
 	struct mqfs_delivery *delivery;
@@ -543,6 +559,7 @@ int main(void)
 	    CASE(a_late_failure_is_listed_and_tried_again),
 	    CASE(a_claim_whose_outcome_is_tried_never_expires),
 	    CASE(a_new_outcome_replaces_the_one_being_tried),
+	    CASE(a_killed_taker_replaces_no_outcome),
 	    CASE(a_lost_claim_is_attached_to_its_redelivery),
 	    CASE(an_outcome_waits_for_the_redelivery),
 	    CASE(only_the_very_copy_is_matched),
