@@ -67,7 +67,8 @@ struct held {
 	char *cause;
 	mqfs_done_fn *forwarded; /* in_flight, and a forward: who waits for it */
 	void *forwarded_arg;
-	bool apart; /* in_flight, and a forward of a detached one: its copy is published, and that is all */
+	bool replaces; /* in_flight, and a forward: of what is decided, which is wanted again if this fails */
+	bool apart;    /* in_flight, and a forward of a detached one: its copy is published, and that is all */
 
 	bool detached;
 	int64_t detached_ms;

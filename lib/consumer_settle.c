@@ -265,7 +265,7 @@ static void not_settled_closing(struct held *held, int result)
 
 static void not_settled_detached(struct held *held)
 {
-	bool forward = held->forwarded;
+	bool forward = held->forwarded && !held->decided;
 
 	if (held->successor)
 		adopt_successor(held);
@@ -280,8 +280,11 @@ static void not_settled_detached(struct held *held)
 static void not_settled(struct held *held, int result, const char *reason)
 {
 	/* A failed forward leaves the delivery as it was. */
-	if (held->forwarded)
+	if (held->forwarded) {
 		consumer_move(held, MQFS_DELIVERY_CLAIMED);
+		held->decided = held->replaces;
+		held->again_ms = mqfs_clock_monotonic_ms() + CONSUMER_AGAIN_MS;
+	}
 	if (result == -ESTALE)
 		consumer_detach(held);
 	if (held->detached)
@@ -289,7 +292,7 @@ static void not_settled(struct held *held, int result, const char *reason)
 	else if (held->consumer->closing)
 		not_settled_closing(held, result);
 	else if (held->forwarded)
-		consumer_due(held->consumer, held->delivery->expires_ms);
+		consumer_due(held->consumer, held->decided ? held->again_ms : held->delivery->expires_ms);
 	else if (result == -ENOENT && held->disposition.verb != MQFS_VERB_MOVE)
 		consumer_drop(held, MQFS_DELIVERY_SETTLED); /* nothing is there to be settled */
 	else if (held->replaced)
@@ -427,7 +430,7 @@ static int forward(struct held *held, const char *queue, int priority, int64_t d
 
 	if (held->detached && !consumer_recognisable(held))
 		return -ESTALE;
-	if (held->decided || held->in_flight)
+	if (held->in_flight || (held->decided && held->detached))
 		return -EBUSY;
 	disposition.copy = mqfs_copy_afresh(held->delivery->message, priority, mqfs_clock_realtime_us());
 	if (!disposition.copy)
@@ -437,6 +440,8 @@ static int forward(struct held *held, const char *queue, int priority, int64_t d
 	consumer_move(held, MQFS_DELIVERY_SETTLING);
 	held->forwarded = done;
 	held->forwarded_arg = arg;
+	held->replaces = held->decided;
+	held->decided = false;
 	held->apart = held->detached;
 	begin(held, &disposition, deadline_ms);
 	return 0;

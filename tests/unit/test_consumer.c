@@ -550,6 +550,53 @@ static void a_forward_that_fails_leaves_it_claimed(void **state)
 	mqfs_delivery_unref(delivery);
 }
 
+static struct mqfs_delivery *claim_being_tried(void)
+{
+	struct mqfs_delivery *delivery;
+
+	deliver("id", "copy", false, 1, 1);
+	delivery = claim();
+	assert_int_equal(settle(delivery, MQFS_SETTLE_ACK), 0);
+	complete(0, -EHOSTDOWN, "away");
+	return delivery;
+}
+
+static void a_forward_replaces_the_outcome_being_tried(void **state)
+{
+	struct mqfs_delivery *delivery = claim_being_tried();
+	struct outcome outcome = {0};
+
+	(void)state;
+	assert_int_equal(
+	    mqfs_consumer_forward(consumer, delivery, MQFS_DELIVERY_CLAIMED, "other", -1, MQFS_NEVER, note, &outcome),
+	    0);
+	tick_in(3100);
+	assert_asked(1, MQFS_VERB_MOVE, 1, 1);
+	complete(1, 0, NULL);
+	assert_int_equal(outcome.times, 1);
+	assert_int_equal(outcome.result, 0);
+	assert_int_equal(listed(MQFS_DELIVERY_CLAIMED), 0);
+	mqfs_delivery_unref(delivery);
+}
+
+static void a_forward_that_fails_leaves_the_outcome_being_tried(void **state)
+{
+	struct mqfs_delivery *delivery = claim_being_tried();
+	struct outcome outcome = {0};
+
+	(void)state;
+	assert_int_equal(
+	    mqfs_consumer_forward(consumer, delivery, MQFS_DELIVERY_CLAIMED, "other", -1, MQFS_NEVER, note, &outcome),
+	    0);
+	complete(1, -ENOENT, NULL);
+	assert_int_equal(outcome.result, -ENOENT);
+	assert_int_equal(listed(MQFS_DELIVERY_CLAIMED), 1);
+	assert_true(tick_in(0) <= mqfs_clock_monotonic_ms() + 3000);
+	tick_in(3100);
+	assert_asked(2, MQFS_VERB_ACK, 1, 1);
+	mqfs_delivery_unref(delivery);
+}
+
 int main(void)
 {
 #define CASE(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
@@ -584,6 +631,8 @@ int main(void)
 	    CASE(what_lies_untaken_goes_back),
 	    CASE(what_was_taken_meanwhile_is_anothers),
 	    CASE(a_forward_that_fails_leaves_it_claimed),
+	    CASE(a_forward_replaces_the_outcome_being_tried),
+	    CASE(a_forward_that_fails_leaves_the_outcome_being_tried),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
