@@ -170,7 +170,10 @@ void pending_add_to_listing(struct fs *fs, struct queue *queue, enum mqfs_delive
                             mode_t type, struct listing *listing)
 {
 	struct add_to_listing add = {fs, listing, view, type};
-	mqfs_consumer_list(queue->consumer, state, add_delivery, &add);
+	if (view == VIEW_PEEK)
+		mqfs_consumer_peek(queue->consumer, state, add_delivery, &add);
+	else
+		mqfs_consumer_list(queue->consumer, state, add_delivery, &add);
 }
 
 static void pending_list(struct fs *fs, struct node *dir, struct listing *listing)

@@ -154,10 +154,21 @@ bool mqfs_consumer_has_pending(struct mqfs_consumer *consumer)
 	return pending;
 }
 
+static void list(struct mqfs_consumer *consumer, enum mqfs_delivery_state state,
+                 void (*each)(struct mqfs_delivery *delivery, void *arg), void *arg)
+{
+	struct held *held, *next;
+
+	HASH_ITER(hh, consumer->window, held, next)
+	{
+		if (held->delivery->state == state)
+			each(held->delivery, arg);
+	}
+}
+
 void mqfs_consumer_list(struct mqfs_consumer *consumer, enum mqfs_delivery_state state,
                         void (*each)(struct mqfs_delivery *delivery, void *arg), void *arg)
 {
-	struct held *held, *next;
 	int64_t now_ms = mqfs_clock_monotonic_ms();
 
 	consumer_enter(consumer);
@@ -165,11 +176,15 @@ void mqfs_consumer_list(struct mqfs_consumer *consumer, enum mqfs_delivery_state
 		consumer_want(consumer, now_ms);
 	else
 		consumer_touched(consumer, now_ms); /* C1: looking at claimed/ alone takes nothing from others */
-	HASH_ITER(hh, consumer->window, held, next)
-	{
-		if (held->delivery->state == state)
-			each(held->delivery, arg);
-	}
+	list(consumer, state, each, arg);
+	consumer_leave(consumer);
+}
+
+void mqfs_consumer_peek(struct mqfs_consumer *consumer, enum mqfs_delivery_state state,
+                        void (*each)(struct mqfs_delivery *delivery, void *arg), void *arg)
+{
+	consumer_enter(consumer);
+	list(consumer, state, each, arg);
 	consumer_leave(consumer);
 }
 

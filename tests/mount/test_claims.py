@@ -167,6 +167,7 @@ def test_c9_every_outcome_survives_a_restart(own_broker, mounts):
     target.kill()
     target.start()
     queue = target.queue("jobs")
+    queue.names("pending")
     eventually(lambda: b"2" in queue.bodies("peek"), 20, "the replay, redelivered")
 
 

@@ -92,7 +92,7 @@ def test_c1_nobody_reads_nothing_taken(mount):
     idle, busy = mount(), mount()
     queue = idle.make("jobs")
     publish_numbers(queue, 5)
-    for where in (".", "new", "dead", "retry"):
+    for where in (".", "new", "dead", "retry", "claimed", "peek"):
         os.listdir(queue.path / where)
     queue.stats()
     queue.pending.stat()

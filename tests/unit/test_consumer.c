@@ -451,6 +451,21 @@ static void note_answer(struct mqfs_waiter *waiter, int result, struct mqfs_deli
 	waiter->result = 1000 + result;
 }
 
+/* Tenet 2. */
+static void a_peek_starts_nothing(void **state)
+{
+	int count = 0;
+
+	(void)state;
+	tick_in(settings.idle_release_ms + 1000);
+	assert_int_equal(fake.cancels, 1);
+	complete_cancel();
+	mqfs_consumer_peek(consumer, MQFS_DELIVERY_PENDING, count_one, &count);
+	assert_int_equal(fake.consumes, 1);
+	assert_int_equal(listed(MQFS_DELIVERY_PENDING), 0);
+	assert_int_equal(fake.consumes, 2);
+}
+
 static void a_first_look_waits_a_quarter_of_a_second(void **state)
 {
 	struct mqfs_waiter waiter = {.done = note_answer};
@@ -625,6 +640,7 @@ int main(void)
 	    CASE(a_stop_for_good_ends_who_waits),
 	    CASE(an_ended_consumer_answers_its_waiters),
 	    CASE(a_waiter_keeps_consuming),
+	    CASE(a_peek_starts_nothing),
 	    CASE(a_first_look_waits_a_quarter_of_a_second),
 	    CASE(a_look_at_an_empty_queue_is_answered_at_once),
 	    CASE(a_reason_keeps_its_end),

@@ -98,6 +98,10 @@ void mqfs_consumer_on_pending(struct mqfs_consumer *consumer, void (*notify)(voi
 void mqfs_consumer_list(struct mqfs_consumer *consumer, enum mqfs_delivery_state state,
                         void (*each)(struct mqfs_delivery *delivery, void *arg), void *arg);
 
+/* The same without a touch (tenet 2). */
+void mqfs_consumer_peek(struct mqfs_consumer *consumer, enum mqfs_delivery_state state,
+                        void (*each)(struct mqfs_delivery *delivery, void *arg), void *arg);
+
 /* Finds what is PENDING or CLAIMED by its file name; a reference, or NULL. *ret_state may be NULL. */
 struct mqfs_delivery *mqfs_consumer_find(struct mqfs_consumer *consumer, const char *name,
                                          enum mqfs_delivery_state *ret_state);
