@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utlist.h>
 
 #include <mqfs/clock.h>
 #define LOG_TOPIC "amqp.topology"
@@ -86,6 +87,10 @@ static void request_run(struct job *job, void *role)
 	note_reason(request, r);
 	if (!connection_answer(connection, job)) {
 		request_free(request);
+		return;
+	}
+	if (r == -EAGAIN) {
+		DL_APPEND(topology->later, job);
 		return;
 	}
 	if (r == -ECONNRESET && !request->again && job->deadline_ms > mqfs_clock_monotonic_ms()) {
@@ -234,6 +239,27 @@ static int topology_opened(void *arg)
 	return 0;
 }
 
+/* Back in line, where the deadline is watched, with what is due. */
+static int64_t topology_work(void *arg, int64_t now_ms)
+{
+	struct topology *topology = arg;
+	int64_t next_ms = MQFS_NEVER;
+	struct job *job, *tmp;
+
+	DL_FOREACH_SAFE(topology->later, job, tmp)
+	{
+		int64_t due_ms = ((struct request *)job)->due_ms;
+
+		if (due_ms <= now_ms) {
+			DL_DELETE(topology->later, job);
+			connection_requeue(topology->connection, job);
+		} else if (due_ms < next_ms) {
+			next_ms = due_ms;
+		}
+	}
+	return next_ms;
+}
+
 static void topology_lost(void *arg, int result, const char *reason)
 {
 	struct topology *topology = arg;
@@ -241,6 +267,7 @@ static void topology_lost(void *arg, int result, const char *reason)
 	(void)result;
 	(void)reason;
 	topology->scratch = 0;
+	topology_work(topology, MQFS_NEVER);
 }
 
 static void on_channel_closed(void *arg, amqp_channel_t channel, int code, const char *text)
@@ -262,6 +289,7 @@ const struct connection_role topology_role = {
     .events = &topology_events,
     .opened = topology_opened,
     .lost = topology_lost,
+    .work = topology_work,
 };
 
 struct topology *topology_new(struct connection *connection, const struct mqfs_settings *settings)

@@ -13,7 +13,7 @@
 /*
  * The admin connection: which queues there are, what is in them, making and deleting them. Each request is
  * a job that makes its synchronous calls one after the other; a deadline that passes meanwhile is answered
- * by the watchdog. Essay in topology_work.c.
+ * by the watchdog. Essays in topology_calls.c and topology_work.c.
  *
  * All functions are thread-safe. Those that take a completion return 0, or -ENOMEM: it does not run then.
  */

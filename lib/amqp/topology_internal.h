@@ -2,6 +2,7 @@
 #ifndef MQFS_AMQP_TOPOLOGY_INTERNAL_H
 #define MQFS_AMQP_TOPOLOGY_INTERNAL_H
 
+#include "arguments.h"
 #include "known.h"
 #include "topology.h"
 
@@ -9,18 +10,24 @@ struct topology {
 	struct connection *connection;
 	struct mqfs_settings settings;
 	struct known known;
-	amqp_channel_t scratch; /* 0: not open; the owner's */
+	/* The owner's. */
+	amqp_channel_t scratch; /* 0: not open */
+	struct job *later;      /* utlist: requests that are to be gone on with */
 };
 
 struct request {
 	struct job job;
 	struct topology *topology;
-	int (*work)(struct topology *topology, struct request *request); /* an outcome, or -ECONNRESET */
+	/* An outcome, -ECONNRESET, or -EAGAIN: once more at due_ms, and others before. */
+	int (*work)(struct topology *topology, struct request *request);
+	int64_t due_ms;
 	char *queue;
 	enum mqfs_place place;
 	int64_t level_ms;
 	bool unsafe;
 	bool again; /* the connection was lost on the first try */
+	/* Deleting. */
+	int64_t looks_ms; /* looks have until then to end; 0: none were looked for yet */
 	struct mqfs_settings settings;
 
 	/* Exactly one of these. */
@@ -35,6 +42,17 @@ struct request {
 	int64_t levels[KNOWN_LEVELS];
 	size_t levels_count;
 };
+
+/*
+ * Single calls (topology_calls.c), on the owner thread. 0, -ECONNRESET, or what the broker refused: -ENOENT, …
+ */
+int topology_look_at(struct topology *topology, const char *queue, struct mqfs_depths *ret_depths); /* or NULL */
+int topology_make(struct topology *topology, const char *queue, const struct arguments *arguments);
+int topology_remove(struct topology *topology, const char *queue, bool if_unused, bool if_empty);
+/* These two: 0, also when it can't be found out, or -ECONNRESET. The kind is noted down. */
+int topology_learn_kind(struct topology *topology, const char *queue);
+/* Anew where it counted: such a Q.dead may have been made anew as well. */
+int topology_learn_dead_kind(struct topology *topology, const char *dead);
 
 /* The work of each kind of request (topology_work.c): synchronous calls, on the owner thread. */
 int topology_work_find(struct topology *topology, struct request *request);

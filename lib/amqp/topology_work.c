@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <mqfs/clock.h>
 #include <mqfs/name.h>
@@ -11,16 +10,8 @@
 #include "topology_internal.h"
 
 /*
- * A queue that exists is never declared, whatever its arguments: whether it does is asked with a passive
- * declare, which also counts its ready messages and consumers. For a queue that is missing the broker
- * closes the channel (404), so all is done in a scratch channel that is opened again when needed.
- *
- * Which delay levels a queue has can't be asked, only tried, one by one, at the price of a channel for each
- * that is missing. Those that were found are remembered, with the time at which all were tried.
- *
- * Whether a queue is a quorum queue can't be asked either. It is known of those that mqfs declared, those that
- * a probe found out about (kind.h; it needs the permission to configure the queue), those whose deliveries came with
- * a count, and those that once refused a conditional delete: with 540, and the whole connection closed.
+ * What each request does. Which delay levels a queue has can't be asked, only tried, one by one, at the price of a
+ * channel for each that is missing. Those that were found are remembered, with the time at which all were tried.
  */
 
 /* Others may have made levels since. */
@@ -29,99 +20,7 @@
 #define NOT_IMPLEMENTED 540
 /* A look that has just ended may take so long to be gone. */
 #define LOOKS_END_MS 200
-#define LOOKS_POLL_US 10000
-
-/* ---- single calls ---- */
-
-static int scratch(struct topology *topology)
-{
-	return topology->scratch ? 0 : connection_channel_open(topology->connection, &topology->scratch);
-}
-
-/* The outcome of a call in the scratch channel, which a refusal has closed. */
-static int called(struct topology *topology)
-{
-	const struct refusal *refusal = &topology->connection->refusal;
-	int r = connection_called(topology->connection, topology->scratch);
-
-	if (r == 0)
-		return 0;
-	topology->scratch = 0;
-	/* "home node 'rabbit@b' of durable queue 'q' in vhost '/' is down or inaccessible" */
-	if (r == -ENOENT && strstr(refusal->text, "inaccessible"))
-		return -EHOSTDOWN;
-	return r;
-}
-
-static int declare(struct topology *topology, const char *queue, bool passive, amqp_table_t arguments,
-                   struct mqfs_depths *ret_depths)
-{
-	amqp_queue_declare_ok_t *ok;
-	int r = scratch(topology);
-
-	if (r < 0)
-		return r;
-	connection_arm_call(topology->connection);
-	ok = amqp_queue_declare(topology->connection->state, topology->scratch, amqp_cstring_bytes(queue), passive, 1,
-	                        0, 0, arguments);
-	r = called(topology);
-	if (r == 0 && ret_depths)
-		*ret_depths = (struct mqfs_depths){.ready = ok->message_count, .consumers = ok->consumer_count};
-	return r;
-}
-
-/* 0, -ENOENT, … ret_depths may be NULL. */
-static int look_at(struct topology *topology, const char *queue, struct mqfs_depths *ret_depths)
-{
-	return declare(topology, queue, true, amqp_empty_table, ret_depths);
-}
-
-static int make(struct topology *topology, const char *queue, const struct arguments *arguments)
-{
-	int r = declare(topology, queue, false, arguments->table, NULL);
-
-	/* Somebody made it since we looked, with other arguments: it is there. */
-	return r == -EPERM && topology->connection->refusal.code == AMQP_PRECONDITION_FAILED ? -EEXIST : r;
-}
-
-static int remove_queue(struct topology *topology, const char *queue, bool if_unused, bool if_empty)
-{
-	int r = scratch(topology);
-
-	if (r < 0)
-		return r;
-	connection_arm_call(topology->connection);
-	amqp_queue_delete(topology->connection->state, topology->scratch, amqp_cstring_bytes(queue), if_unused,
-	                  if_empty);
-	return called(topology);
-}
-
-/* 0, also when it can't be found out, or -ECONNRESET. */
-static int learn_kind(struct topology *topology, const char *queue)
-{
-	struct kind_probe probe;
-	enum kind kind;
-	int r;
-
-	if (known_kind(&topology->known, queue) != KIND_UNKNOWN)
-		return 0;
-	kind_probe_init(&probe);
-	do {
-		kind = KIND_UNKNOWN;
-		r = declare(topology, queue, false, probe.table, NULL);
-	} while (r == -EPERM && !kind_probe_read(&probe, topology->connection->refusal.text, &kind));
-	if (kind != KIND_UNKNOWN)
-		known_set_kind(&topology->known, queue, kind);
-	return r == -ECONNRESET ? r : 0;
-}
-
-/* As learn_kind. A look relies on a Q.dead that counts: it may have been made anew since. */
-static int learn_dead_kind(struct topology *topology, const char *dead)
-{
-	if (known_kind(&topology->known, dead) == KIND_COUNTS)
-		known_forget(&topology->known, dead);
-	return learn_kind(topology, dead);
-}
+#define LOOKS_POLL_MS 10
 
 /* ---- helper queues ---- */
 
@@ -132,11 +31,11 @@ static int ensure_dead_queue(struct topology *topology, const char *queue)
 	int r;
 
 	mqfs_name_dead_queue(queue, dead);
-	r = look_at(topology, dead, NULL);
+	r = topology_look_at(topology, dead, NULL);
 	if (r != -ENOENT)
 		return r;
 	arguments_dead_queue(&arguments, topology->connection->version);
-	r = make(topology, dead, &arguments);
+	r = topology_make(topology, dead, &arguments);
 	if (r == 0)
 		known_set_kind(&topology->known, dead, KIND_PLAIN);
 	return r == -EEXIST ? 0 : r;
@@ -149,10 +48,10 @@ static int ensure_level(struct topology *topology, const char *queue, int64_t le
 	int r;
 
 	mqfs_name_delay_queue(queue, level_ms, delay);
-	r = look_at(topology, delay, NULL);
+	r = topology_look_at(topology, delay, NULL);
 	if (r == -ENOENT) {
 		arguments_delay_queue(&arguments, queue, level_ms, topology->connection->version);
-		r = make(topology, delay, &arguments);
+		r = topology_make(topology, delay, &arguments);
 		r = r == -EEXIST ? 0 : r;
 	}
 	if (r == 0)
@@ -177,7 +76,7 @@ static int count_levels(struct topology *topology, const struct request *request
 		if (mqfs_clock_monotonic_ms() > request->job.deadline_ms)
 			return -ETIMEDOUT;
 		mqfs_name_delay_queue(request->queue, mqfs_retry_level_at(i), delay);
-		r = look_at(topology, delay, &ret_levels[i]);
+		r = topology_look_at(topology, delay, &ret_levels[i]);
 		if (r < 0 && r != -ENOENT)
 			return r;
 		known_note_level(&topology->known, request->queue, i, r == 0);
@@ -194,7 +93,7 @@ static int count_dead(struct topology *topology, const char *queue, struct mqfs_
 
 	*ret_dead = (struct mqfs_depths){0};
 	mqfs_name_dead_queue(queue, dead);
-	r = look_at(topology, dead, ret_dead);
+	r = topology_look_at(topology, dead, ret_dead);
 	return r == -ENOENT ? 0 : r;
 }
 
@@ -202,7 +101,7 @@ static int count_dead(struct topology *topology, const char *queue, struct mqfs_
 
 int topology_work_find(struct topology *topology, struct request *request)
 {
-	int r = look_at(topology, request->queue, NULL);
+	int r = topology_look_at(topology, request->queue, NULL);
 
 	if (r == -ENOENT)
 		known_forget(&topology->known, request->queue);
@@ -213,7 +112,7 @@ int topology_work_declare(struct topology *topology, struct request *request)
 {
 	const struct mqfs_settings *settings = &request->settings;
 	struct arguments arguments;
-	int r = look_at(topology, request->queue, NULL);
+	int r = topology_look_at(topology, request->queue, NULL);
 
 	if (r == 0)
 		return request->again ? 0 : -EEXIST;
@@ -223,7 +122,7 @@ int topology_work_declare(struct topology *topology, struct request *request)
 		return r;
 	known_forget(&topology->known, request->queue);
 	arguments_work_queue(&arguments, request->queue, settings, topology->connection->version);
-	r = make(topology, request->queue, &arguments);
+	r = topology_make(topology, request->queue, &arguments);
 	if (r == 0 && settings->type == MQFS_QUEUE_QUORUM)
 		known_set_kind(&topology->known, request->queue, KIND_COUNTS);
 	return r;
@@ -233,12 +132,12 @@ int topology_work_declare(struct topology *topology, struct request *request)
 int topology_work_prepare(struct topology *topology, struct request *request)
 {
 	int64_t level_ms = mqfs_retry_level(topology->settings.backoff_base_ms, false);
-	int r = look_at(topology, request->queue, NULL);
+	int r = topology_look_at(topology, request->queue, NULL);
 
 	if (r == -ENOENT)
 		known_forget(&topology->known, request->queue);
 	if (r == 0)
-		r = learn_kind(topology, request->queue);
+		r = topology_learn_kind(topology, request->queue);
 	if (r < 0)
 		return r;
 	r = ensure_dead_queue(topology, request->queue);
@@ -249,12 +148,12 @@ int topology_work_prepare(struct topology *topology, struct request *request)
 
 int topology_work_learn(struct topology *topology, struct request *request)
 {
-	return learn_kind(topology, request->queue);
+	return topology_learn_kind(topology, request->queue);
 }
 
 int topology_work_make_place(struct topology *topology, struct request *request)
 {
-	int r = look_at(topology, request->queue, NULL);
+	int r = topology_look_at(topology, request->queue, NULL);
 
 	if (r < 0)
 		return r;
@@ -266,7 +165,7 @@ int topology_work_make_place(struct topology *topology, struct request *request)
 int topology_work_depths(struct topology *topology, struct request *request)
 {
 	struct mqfs_depths levels[KNOWN_LEVELS], dead;
-	int r = look_at(topology, request->queue, &request->depths);
+	int r = topology_look_at(topology, request->queue, &request->depths);
 
 	if (r == 0)
 		r = count_dead(topology, request->queue, &dead);
@@ -293,7 +192,7 @@ int topology_work_levels(struct topology *topology, struct request *request)
 			return r;
 		request->levels[request->levels_count++] = 0;
 		mqfs_name_dead_queue(request->queue, name);
-		return learn_dead_kind(topology, name);
+		return topology_learn_dead_kind(topology, name);
 	}
 	r = count_levels(topology, request, LEVELS_STALE_LOOK_MS, levels);
 	for (unsigned i = 0; r == 0 && i < KNOWN_LEVELS; i++)
@@ -313,7 +212,7 @@ static bool was_not_implemented(const struct topology *topology, int result)
 static int busy_or_full(struct topology *topology, const char *queue)
 {
 	struct mqfs_depths depths;
-	int r = look_at(topology, queue, &depths);
+	int r = topology_look_at(topology, queue, &depths);
 
 	if (r < 0)
 		return r;
@@ -324,13 +223,13 @@ static int busy_or_full(struct topology *topology, const char *queue)
 static int remove_unsafely(struct topology *topology, const char *queue)
 {
 	struct mqfs_depths depths;
-	int r = look_at(topology, queue, &depths);
+	int r = topology_look_at(topology, queue, &depths);
 
 	if (r < 0)
 		return r;
 	if (depths.consumers > 0)
 		return -EBUSY;
-	return depths.ready > 0 ? -ENOTEMPTY : remove_queue(topology, queue, false, false);
+	return depths.ready > 0 ? -ENOTEMPTY : topology_remove(topology, queue, false, false);
 }
 
 static int remove_work_queue(struct topology *topology, const struct request *request)
@@ -339,7 +238,7 @@ static int remove_work_queue(struct topology *topology, const struct request *re
 
 	if (known_kind(&topology->known, request->queue) == KIND_COUNTS)
 		return request->unsafe ? remove_unsafely(topology, request->queue) : -EOPNOTSUPP;
-	r = remove_queue(topology, request->queue, true, true);
+	r = topology_remove(topology, request->queue, true, true);
 	if (was_not_implemented(topology, r)) {
 		known_set_kind(&topology->known, request->queue, KIND_COUNTS);
 		return request->unsafe ? -ECONNRESET : -EOPNOTSUPP;
@@ -350,7 +249,8 @@ static int remove_work_queue(struct topology *topology, const struct request *re
 }
 
 /* What is left behind is never content: each goes when it is found empty, and it does no harm if one stays. */
-static void remove_helpers(struct topology *topology, const char *queue, const struct mqfs_depths levels[KNOWN_LEVELS])
+static void remove_helpers(struct topology *topology, const struct request *request,
+                           const struct mqfs_depths levels[KNOWN_LEVELS])
 {
 	mqfs_name_t name;
 	int r = 0;
@@ -358,13 +258,14 @@ static void remove_helpers(struct topology *topology, const char *queue, const s
 	for (unsigned i = 0; i < KNOWN_LEVELS && r != -ECONNRESET; i++) {
 		if (levels[i].ready < 0)
 			continue;
-		mqfs_name_delay_queue(queue, mqfs_retry_level_at(i), name);
+		mqfs_name_delay_queue(request->queue, mqfs_retry_level_at(i), name);
 		r = remove_unsafely(topology, name);
 	}
-	mqfs_name_dead_queue(queue, name);
-	if (r == -ECONNRESET || look_at(topology, name, NULL) < 0 || learn_dead_kind(topology, name) < 0)
+	mqfs_name_dead_queue(request->queue, name);
+	if (r == -ECONNRESET || topology_look_at(topology, name, NULL) < 0 ||
+	    topology_learn_dead_kind(topology, name) < 0)
 		return;
-	if (known_kind(&topology->known, name) != KIND_COUNTS && remove_queue(topology, name, true, true) == 0)
+	if (known_kind(&topology->known, name) != KIND_COUNTS && topology_remove(topology, name, true, true) == 0)
 		known_forget(&topology->known, name);
 }
 
@@ -377,11 +278,11 @@ static int check_helper(const struct mqfs_depths *helper)
 }
 
 /* 0 when there is nothing in retry/ and dead/, and nobody looks at them. */
-static int check_helpers(struct topology *topology, const struct request *request,
+static int check_helpers(struct topology *topology, const struct request *request, int64_t stale_ms,
                          struct mqfs_depths ret_levels[KNOWN_LEVELS])
 {
 	struct mqfs_depths dead;
-	int r = count_levels(topology, request, 0, ret_levels);
+	int r = count_levels(topology, request, stale_ms, ret_levels);
 
 	if (r == 0)
 		r = count_dead(topology, request->queue, &dead);
@@ -392,21 +293,29 @@ static int check_helpers(struct topology *topology, const struct request *reques
 	return r;
 }
 
+static int later(struct request *request, int64_t delay_ms)
+{
+	request->due_ms = mqfs_clock_monotonic_ms() + delay_ms;
+	return -EAGAIN;
+}
+
 int topology_work_delete(struct topology *topology, struct request *request)
 {
-	int64_t until_ms = mqfs_clock_monotonic_ms() + LOOKS_END_MS;
+	bool first = request->looks_ms == 0;
 	struct mqfs_depths levels[KNOWN_LEVELS];
-	int r = look_at(topology, request->queue, NULL);
+	int r = topology_look_at(topology, request->queue, NULL);
 
 	if (r < 0)
 		return r == -ENOENT && request->again ? 0 : r;
-	while ((r = check_helpers(topology, request, levels)) == -EBUSY && mqfs_clock_monotonic_ms() < until_ms)
-		usleep(LOOKS_POLL_US);
-	if (r < 0)
-		return r;
-	r = remove_work_queue(topology, request);
+	r = check_helpers(topology, request, first ? 0 : LEVELS_STALE_LOOK_MS, levels);
+	if (first)
+		request->looks_ms = mqfs_clock_monotonic_ms() + LOOKS_END_MS;
+	if (r == -EBUSY && mqfs_clock_monotonic_ms() < request->looks_ms)
+		return later(request, LOOKS_POLL_MS);
+	if (r == 0)
+		r = remove_work_queue(topology, request);
 	if (r == 0) {
-		remove_helpers(topology, request->queue, levels);
+		remove_helpers(topology, request, levels);
 		known_forget(&topology->known, request->queue);
 	}
 	return r;

@@ -305,6 +305,44 @@ static void what_is_looked_at_in_retry_stays(void **state)
 	deletes_not_what_is_looked_at(state, MQFS_PLACE_RETRY);
 }
 
+struct finish {
+	bool done;
+	int result;
+	unsigned place; /* in the order of all */
+};
+
+static unsigned finished;
+
+static void note_finish(void *arg, int result, const char *reason)
+{
+	struct finish *finish = arg;
+
+	(void)reason;
+	shared_lock();
+	*finish = (struct finish){.done = true, .result = result, .place = ++finished};
+	shared_changed();
+	shared_unlock();
+}
+
+/* While it waits for the look to end, others are served. */
+static void a_busy_deletion_holds_up_nobody(void **state)
+{
+	const char *queue = make_queue();
+	struct reader *reader = reader_new(backend, queue), *other = reader_new(open_another(), queue);
+	struct finish deletion = {0}, finding = {0};
+
+	(void)state;
+	bury(reader, queue, "held");
+	assert_true(look_shows(look_at(other, MQFS_PLACE_DEAD), 1));
+	assert_int_equal(window_stop(reader), 0);
+	mqfs_queue_delete(backend, queue, false, in_ms(ENOUGH_MS), note_finish, &deletion);
+	mqfs_queue_find(backend, queue, in_ms(ENOUGH_MS), note_finish, &finding);
+	assert_true(WAIT_UNTIL(deletion.done && finding.done, ENOUGH_MS));
+	assert_int_equal(finding.result, 0);
+	assert_int_equal(deletion.result, is_amqp() ? -EBUSY : -ENOTEMPTY);
+	assert_true(!is_amqp() || finding.place < deletion.place);
+}
+
 /* What was found before its hold ended can be settled all the same. */
 static void an_old_find_is_settled(void **state)
 {
@@ -369,6 +407,7 @@ int test_looking(void)
 	    contract_test(a_waiting_one_is_buried),
 	    contract_test(what_is_looked_at_in_dead_stays),
 	    contract_test(what_is_looked_at_in_retry_stays),
+	    contract_test(a_busy_deletion_holds_up_nobody),
 	    contract_test(an_old_find_is_settled),
 	    contract_test(twins_have_names_of_their_own),
 	};
