@@ -12,13 +12,24 @@
 #define NAME 0
 #define VALUE 1
 
-void kind_probe_init(struct kind_probe *probe)
+static amqp_table_entry_t question(const char *name)
 {
-	probe->arguments[0] = (amqp_table_entry_t){
-	    .key = amqp_cstring_bytes("x-queue-type"),
+	return (amqp_table_entry_t){
+	    .key = amqp_cstring_bytes(name),
 	    .value = {.kind = AMQP_FIELD_KIND_UTF8, .value.bytes = amqp_cstring_bytes("mqfs-asks")},
 	};
+}
+
+void kind_probe_init(struct kind_probe *probe)
+{
+	probe->arguments[0] = question("x-queue-type");
 	probe->table = (amqp_table_t){.num_entries = 1, .entries = probe->arguments};
+}
+
+void kind_probe_init_overflow(struct kind_probe *probe)
+{
+	kind_probe_init(probe);
+	probe->arguments[probe->table.num_entries++] = question("x-overflow");
 }
 
 /* What follows the last such phrase; NULL: there is none. */
@@ -75,18 +86,28 @@ static bool is_of_classic(const char *name)
 	       strcmp(name, "x-max-priority") == 0;
 }
 
-bool kind_probe_read(struct kind_probe *probe, const char *refusal, enum kind *ret_kind)
+/* The argument that differs, its name noted down where add looks for it. NULL: there is none, or no room for one more.
+ */
+static const char *argument(struct kind_probe *probe, const char *refusal, const char **ret_current)
 {
 	static const char prefix[] = "inequivalent arg '";
-	const char *begin = strstr(refusal, prefix), *current = after(refusal, " but current is ");
+	const char *begin = strstr(refusal, prefix);
 	int at = probe->table.num_entries;
 	char *name;
 
-	*ret_kind = KIND_UNKNOWN;
-	if (!begin || !current || at == KIND_ARGUMENTS_MAX)
-		return true;
+	*ret_current = after(refusal, " but current is ");
+	if (!begin || !*ret_current || at == KIND_ARGUMENTS_MAX)
+		return NULL;
 	name = probe->texts[at][NAME];
-	if (!until(begin + strlen(prefix), "'", name, sizeof(probe->texts[at][NAME])))
+	return until(begin + strlen(prefix), "'", name, sizeof(probe->texts[at][NAME])) ? name : NULL;
+}
+
+bool kind_probe_read(struct kind_probe *probe, const char *refusal, enum kind *ret_kind)
+{
+	const char *current, *name = argument(probe, refusal, &current);
+
+	*ret_kind = KIND_UNKNOWN;
+	if (!name)
 		return true;
 	if (is_of_classic(name))
 		*ret_kind = KIND_PLAIN;
@@ -94,5 +115,28 @@ bool kind_probe_read(struct kind_probe *probe, const char *refusal, enum kind *r
 		*ret_kind = strstr(current, "'quorum'") ? KIND_COUNTS : KIND_PLAIN;
 	else
 		return !add(probe, current);
+	return true;
+}
+
+/* Brokers compare a maximum length before they do x-overflow. */
+static bool has_max_length(const struct kind_probe *probe)
+{
+	bool has = false;
+
+	for (int i = 0; i < probe->table.num_entries; i++)
+		has |= strncmp(probe->arguments[i].key.bytes, "x-max-length", strlen("x-max-length")) == 0;
+	return has;
+}
+
+bool kind_probe_read_overflow(struct kind_probe *probe, const char *refusal, bool *ret_refuses)
+{
+	const char *current, *name = argument(probe, refusal, &current);
+
+	*ret_refuses = true;
+	if (!name || strcmp(name, "x-queue-type") == 0)
+		return true;
+	if (strcmp(name, "x-overflow") != 0)
+		return !add(probe, current);
+	*ret_refuses = strstr(current, "reject-publish") && has_max_length(probe);
 	return true;
 }

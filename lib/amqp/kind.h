@@ -27,4 +27,9 @@ void kind_probe_init(struct kind_probe *probe);
  * it is now. */
 bool kind_probe_read(struct kind_probe *probe, const char *refusal, enum kind *ret_kind);
 
+/* The same, to ask whether the queue refuses messages when it is full; true unless it was told that it does not. (What
+ * a policy says can't be asked.) */
+void kind_probe_init_overflow(struct kind_probe *probe);
+bool kind_probe_read_overflow(struct kind_probe *probe, const char *refusal, bool *ret_refuses);
+
 #endif

@@ -100,3 +100,18 @@ int topology_learn_dead_kind(struct topology *topology, const char *dead)
 		known_forget(&topology->known, dead);
 	return topology_learn_kind(topology, dead);
 }
+
+int topology_learn_refuses(struct topology *topology, const char *queue, bool *ret_refuses)
+{
+	struct kind_probe probe;
+	int r;
+
+	*ret_refuses = true;
+	if (known_kind(&topology->known, queue) == KIND_COUNTS)
+		return 0;
+	kind_probe_init_overflow(&probe);
+	do {
+		r = declare(topology, queue, false, probe.table, NULL);
+	} while (r == -EPERM && !kind_probe_read_overflow(&probe, topology->connection->refusal.text, ret_refuses));
+	return r == -ECONNRESET ? r : 0;
+}

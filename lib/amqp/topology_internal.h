@@ -28,6 +28,8 @@ struct request {
 	bool again; /* the connection was lost on the first try */
 	/* Deleting. */
 	int64_t looks_ms; /* looks have until then to end; 0: none were looked for yet */
+	bool waited;      /* for what was on its way home from a level */
+	bool refuses;     /* the queue may have refused it */
 	struct mqfs_settings settings;
 
 	/* Exactly one of these. */
@@ -49,10 +51,12 @@ struct request {
 int topology_look_at(struct topology *topology, const char *queue, struct mqfs_depths *ret_depths); /* or NULL */
 int topology_make(struct topology *topology, const char *queue, const struct arguments *arguments);
 int topology_remove(struct topology *topology, const char *queue, bool if_unused, bool if_empty);
-/* These two: 0, also when it can't be found out, or -ECONNRESET. The kind is noted down. */
+/* These three: 0, also when it can't be found out, or -ECONNRESET. The kind is noted down. */
 int topology_learn_kind(struct topology *topology, const char *queue);
 /* Anew where it counted: such a Q.dead may have been made anew as well. */
 int topology_learn_dead_kind(struct topology *topology, const char *dead);
+/* May the queue have refused what came home from a level? true unless it was found out that it does not. */
+int topology_learn_refuses(struct topology *topology, const char *queue, bool *ret_refuses);
 
 /* The work of each kind of request (topology_work.c): synchronous calls, on the owner thread. */
 int topology_work_find(struct topology *topology, struct request *request);

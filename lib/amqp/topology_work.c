@@ -21,6 +21,8 @@
 /* A look that has just ended may take so long to be gone. */
 #define LOOKS_END_MS 200
 #define LOOKS_POLL_MS 10
+/* What has left a level is at its queue by then, unless that refused it. */
+#define HOME_MS 100
 
 /* ---- helper queues ---- */
 
@@ -248,14 +250,15 @@ static int remove_work_queue(struct topology *topology, const struct request *re
 	return r;
 }
 
-/* What is left behind is never content: each goes when it is found empty, and it does no harm if one stays. */
+/* Levels that may hold what can't be counted stay (see topology_work_delete); it does no harm if one does. Each other
+ * helper goes when it is found empty. */
 static void remove_helpers(struct topology *topology, const struct request *request,
                            const struct mqfs_depths levels[KNOWN_LEVELS])
 {
 	mqfs_name_t name;
 	int r = 0;
 
-	for (unsigned i = 0; i < KNOWN_LEVELS && r != -ECONNRESET; i++) {
+	for (unsigned i = 0; i < KNOWN_LEVELS && r != -ECONNRESET && !request->refuses; i++) {
 		if (levels[i].ready < 0)
 			continue;
 		mqfs_name_delay_queue(request->queue, mqfs_retry_level_at(i), name);
@@ -293,12 +296,27 @@ static int check_helpers(struct topology *topology, const struct request *reques
 	return r;
 }
 
+static bool has_levels(const struct mqfs_depths levels[KNOWN_LEVELS])
+{
+	bool has = false;
+
+	for (unsigned i = 0; i < KNOWN_LEVELS; i++)
+		has |= levels[i].ready >= 0;
+	return has;
+}
+
 static int later(struct request *request, int64_t delay_ms)
 {
 	request->due_ms = mqfs_clock_monotonic_ms() + delay_ms;
 	return -EAGAIN;
 }
 
+/*
+ * What has left a level and is not yet taken at home, the broker counts nowhere: it holds it until the queue confirms
+ * it. Mostly that is a moment, and by waiting it out it shows in the queue. But a queue that refuses what comes when it
+ * is full lets it wait for minutes, so that it may look empty meanwhile, and so does its level: that stays, and brings
+ * the message home when there is such a queue again.
+ */
 int topology_work_delete(struct topology *topology, struct request *request)
 {
 	bool first = request->looks_ms == 0;
@@ -312,6 +330,12 @@ int topology_work_delete(struct topology *topology, struct request *request)
 		request->looks_ms = mqfs_clock_monotonic_ms() + LOOKS_END_MS;
 	if (r == -EBUSY && mqfs_clock_monotonic_ms() < request->looks_ms)
 		return later(request, LOOKS_POLL_MS);
+	if (r == 0 && has_levels(levels) && !request->waited) {
+		request->waited = true;
+		return later(request, HOME_MS);
+	}
+	if (r == 0 && has_levels(levels))
+		r = topology_learn_refuses(topology, request->queue, &request->refuses);
 	if (r == 0)
 		r = remove_work_queue(topology, request);
 	if (r == 0) {

@@ -3,6 +3,7 @@
 
 import errno
 import os
+import re
 import stat
 import threading
 import time
@@ -246,6 +247,21 @@ def test_q3_helpers_follow(mount, backend):
     assert {"jobs", "jobs.dead"} < set(backend.queues())
     eventually(lambda: errno_of(os.rmdir, queue.path) == 0, what="rmdir")
     eventually(lambda: not backend.queues(), what=f"no queue left (there are {list(backend.queues())})")
+
+
+@pytest.mark.only("rabbitmq")
+def test_q3_level_of_a_full_queue_stays(mount, backend):
+    """Q3: what a full queue refused when it came home is counted nowhere, and not deleted with the queue."""
+    queue = mount(overflow="reject-publish", max_length="1").make("jobs")
+    queue.publish(b"fills")
+    queue.publish(b"late", delay="100")
+    level = "mqfs.delay.jobs.125ms"
+    states = "[sys:get_state(Pid) || {_, Pid, _, _} <- supervisor:which_children(rabbit_fifo_dlx_sup)]."
+    eventually(lambda: re.search(r"expired,\[\],\s*\[{resource,", backend.broker.ctl("eval", states)), 20, "the refusal")
+    assert queue.consume(1) == [b"fills"]
+    eventually(lambda: errno_of(os.rmdir, queue.path) == 0, what="rmdir")
+    assert not backend.exists("jobs")
+    assert backend.exists(level)
 
 
 @pytest.mark.only("rabbitmq")

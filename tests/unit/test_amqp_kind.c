@@ -64,6 +64,49 @@ static void others_are_taken_over(void **state)
 	assert_int_equal(kind, KIND_COUNTS);
 }
 
+static bool reads_overflow(struct kind_probe *probe, const char *refusal, bool expected)
+{
+	bool refuses;
+
+	return kind_probe_read_overflow(probe, refusal, &refuses) && refuses == expected;
+}
+
+#define REFUSES REFUSED "'x-overflow' for queue 'q' in vhost '/': received 'mqfs-asks' but current is 'reject-publish'"
+
+static void overflow_is_asked_for_alike(void **state)
+{
+	struct kind_probe probe;
+	bool refuses;
+
+	(void)state;
+	kind_probe_init_overflow(&probe);
+	assert_int_equal(probe.table.num_entries, 2);
+	/* The answer is neither the kind nor that. */
+	assert_false(kind_probe_read_overflow(&probe, REFUSED "'x-max-priority'" OF "the value '5' of type 'signedint'",
+	                                      &refuses));
+	assert_int_equal(probe.table.num_entries, 3);
+	assert_true(reads_overflow(&probe, REFUSES, false));
+	assert_false(kind_probe_read_overflow(
+	    &probe, REFUSED "'x-max-length-bytes'" OF "the value '5' of type 'signedint'", &refuses));
+	assert_true(reads_overflow(&probe, REFUSES, true));
+	assert_true(reads_overflow(&probe,
+	                           REFUSED "'x-overflow' for queue 'reject-publish' in vhost '/': received the value "
+	                                   "'mqfs-asks' of type 'longstr' but current is none",
+	                           false));
+}
+
+static void unknown_overflow_refuses(void **state)
+{
+	struct kind_probe probe;
+
+	(void)state;
+	kind_probe_init_overflow(&probe);
+	assert_true(reads_overflow(&probe, REFUSED "'x-queue-type'" OF "the value 'quorum' of type 'longstr'", true));
+	assert_true(
+	    reads_overflow(&probe, REFUSED "'durable' for queue 'q': received 'true' but current is 'false'", true));
+	assert_true(reads_overflow(&probe, "NOT_FOUND", true));
+}
+
 static void it_ends(void **state)
 {
 	struct kind_probe probe;
@@ -98,8 +141,9 @@ static void odd_texts_say_nothing(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(the_type_tells),        cmocka_unit_test(some_only_classic_queues_have),
-	    cmocka_unit_test(others_are_taken_over), cmocka_unit_test(it_ends),
+	    cmocka_unit_test(the_type_tells),           cmocka_unit_test(some_only_classic_queues_have),
+	    cmocka_unit_test(others_are_taken_over),    cmocka_unit_test(overflow_is_asked_for_alike),
+	    cmocka_unit_test(unknown_overflow_refuses), cmocka_unit_test(it_ends),
 	    cmocka_unit_test(odd_texts_say_nothing),
 	};
 
