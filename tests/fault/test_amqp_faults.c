@@ -464,6 +464,65 @@ static void giving_back_costs_no_message(void **state)
 	ctl("clear_policy fault-limit");
 }
 
+static void browse_done(void *arg, int result, struct mqfs_delivery **deliveries, size_t count)
+{
+	struct call *call = arg;
+
+	faults_lock();
+	call->count = count;
+	for (size_t i = 0; i < count; i++)
+		call->found[i] = deliveries[i];
+	faults_unlock();
+	call_done(arg, result, NULL);
+}
+
+/* Looks until it is there. */
+static void look_at_dead(struct call *call, const char *queue)
+{
+	int64_t deadline_ms = in_ms(ENOUGH_MS);
+
+	do {
+		begin(call);
+		mqfs_browse(backend, queue, MQFS_PLACE_DEAD, 10, in_ms(ENOUGH_MS), browse_done, call);
+		assert_int_equal(finish(call), 0);
+		assert_true(in_ms(0) < deadline_ms);
+	} while (call->count == 0);
+}
+
+/* R5: a Q.dead that somebody made as a quorum queue, with a delivery limit. */
+static void looking_costs_no_message(void **state)
+{
+	char queue[128], dead[160], copy[64] = "";
+	static struct call call;
+
+	SKIP_WITHOUT_BROKER();
+	snprintf(queue, sizeof(queue), "%s", make_queue("limit"));
+	snprintf(dead, sizeof(dead), "%s.dead", queue);
+	settings.type = MQFS_QUEUE_QUORUM;
+	begin(&call);
+	mqfs_queue_declare(backend, dead, &settings, in_ms(ENOUGH_MS), call_done, &call);
+	assert_int_equal(finish(&call), 0);
+	ctl("set_policy --apply-to queues fault-limit '^fault-limit' '{\"delivery-limit\": 2}'");
+	assert_int_equal(publish_to(backend, dead, message_of(10), ENOUGH_MS), 0);
+	for (int i = 0; i < 6; i++) {
+		struct mqfs_delivery *delivery;
+		const char *now;
+
+		look_at_dead(&call, queue);
+		assert_int_equal(call.count, 1);
+		delivery = call.found[0];
+		now = mqfs_headers_string(&delivery->message->headers, "mqfs-copy");
+		assert_non_null(now);
+		assert_true(i == 0 || strcmp(copy, now) == 0);
+		snprintf(copy, sizeof(copy), "%s", now);
+		assert_int_equal(settle(delivery, MQFS_VERB_RELEASE), 0);
+		mqfs_delivery_unref(delivery);
+	}
+	look_at_dead(&call, queue);
+	mqfs_delivery_unref(call.found[0]);
+	ctl("clear_policy fault-limit");
+}
+
 static int delete_queue(const char *queue, bool unsafe)
 {
 	struct call call;
@@ -557,7 +616,8 @@ static void prefetch_changes_on_quorum(void **state)
 	prefetch_changes(make_queue("prefetch"));
 }
 
-int main(void)
+/* amqp_faults [PATTERN]: the tests whose name matches, or all. */
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 	    fault_test(a_return_concerns_one),
@@ -580,10 +640,13 @@ int main(void)
 	    fault_test(opening_says_what_is_wrong),
 	    fault_test(the_second_host_serves),
 	    fault_test(giving_back_costs_no_message),
+	    fault_test(looking_costs_no_message),
 	    fault_test(a_quorum_queue_is_deleted_unsafely_only),
 	    fault_test(prefetch_changes_on_classic),
 	    fault_test(prefetch_changes_on_quorum),
 	};
 
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
 	return cmocka_run_group_tests_name("amqp faults", tests, NULL, NULL);
 }

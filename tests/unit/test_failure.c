@@ -166,6 +166,33 @@ static void copy_for_dead(void **state)
 	mqfs_message_free(copy);
 }
 
+/* What a look puts back by republishing is the same to the next one. */
+static void copy_for_dead_again(void **state)
+{
+	struct mqfs_message *message = make_loaded(), *copy;
+	struct mqfs_history before, after;
+
+	(void)state;
+	mqfs_headers_set_string(&message->headers, "mqfs-copy", "this very one");
+	copy = mqfs_copy_for_dead_again(message);
+	check_parked(copy);
+	assert_ptr_equal(copy->body, message->body);
+	assert_string_equal(copy->message_id, message->message_id);
+	assert_string_equal(text_of(copy, "mqfs-copy"), "this very one");
+	assert_null(mqfs_headers_get(&copy->headers, "x-death"));
+	assert_non_null(mqfs_headers_get(&copy->headers, "mqfs-x-death"));
+	mqfs_history_read(message, &before);
+	mqfs_history_read(copy, &after);
+	assert_int_equal(after.attempts, before.attempts);
+	assert_int_equal(after.first_failed_us, before.first_failed_us);
+	assert_int_equal(after.last_failed_us, before.last_failed_us);
+	assert_int_equal(after.dead_at_us, before.dead_at_us);
+	assert_non_null(before.dead_reason);
+	assert_string_equal(after.dead_reason, before.dead_reason);
+	mqfs_message_free(message);
+	mqfs_message_free(copy);
+}
+
 static void copy_for_release(void **state)
 {
 	struct mqfs_message *message = make_loaded(), *copy;
@@ -581,6 +608,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(copy_for_retry),
 	    cmocka_unit_test(copy_for_dead),
+	    cmocka_unit_test(copy_for_dead_again),
 	    cmocka_unit_test(copy_for_release),
 	    cmocka_unit_test(copy_for_release_counts_nothing),
 	    cmocka_unit_test(copy_for_grant),
