@@ -253,6 +253,7 @@ struct removal {
 	struct fs *fs;
 	ticket_t ticket;
 	struct queue *queue; /* a reference */
+	int64_t deadline_ms;
 };
 
 static void removal_end(struct removal *removal, int result)
@@ -279,6 +280,9 @@ static void stopped(void *arg, int result, const char *reason)
 	(void)reason;
 	struct removal *removal = arg;
 	struct fs *fs = removal->fs;
+	/* The caller was told that it failed: what becomes of the queue is no longer ours to say. */
+	if (result == 0 && mqfs_clock_monotonic_ms() >= removal->deadline_ms)
+		result = -ETIMEDOUT;
 	if (result < 0) {
 		removal_end(removal, result);
 		return;
@@ -286,8 +290,7 @@ static void stopped(void *arg, int result, const char *reason)
 	fs_lock(fs);
 	bool unsafe = removal->queue->settings.delete_unsafe;
 	fs_unlock(fs);
-	mqfs_queue_delete(fs->backend, removal->queue->name, unsafe, mqfs_clock_monotonic_ms() + DECLARE_MS, deleted,
-	                  removal);
+	mqfs_queue_delete(fs->backend, removal->queue->name, unsafe, removal->deadline_ms, deleted, removal);
 }
 
 /* (locked) What we can tell ourselves. */
@@ -319,9 +322,8 @@ static void root_rmdir(struct fs *fs, fuse_req_t req, struct node *dir, const ch
 		fuse_reply_err(req, strcmp(file, ".mqfs") == 0 ? EPERM : -result);
 		return;
 	}
-	*removal = (struct removal){.fs = fs, .queue = queue};
-	removal->ticket =
-	    park(fs, req, mqfs_clock_monotonic_ms() + DECLARE_MS + 1000, INTERRUPT_WHEN_DYING, NULL, NULL);
+	*removal = (struct removal){.fs = fs, .queue = queue, .deadline_ms = mqfs_clock_monotonic_ms() + DECLARE_MS};
+	removal->ticket = park(fs, req, removal->deadline_ms + 1000, INTERRUPT_WHEN_DYING, NULL, NULL);
 	mqfs_consumer_stop(queue->consumer, stopped, removal);
 }
 

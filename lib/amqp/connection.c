@@ -118,6 +118,7 @@ static void discard(struct connection *connection)
 	frames_reset(&connection->frames);
 	amqp_destroy_connection(connection->state);
 	connection->state = NULL;
+	connection->failed = false; /* or what may be run without a connection would not be */
 	connection->frames.state = NULL;
 	memset(connection->channels, 0, sizeof(connection->channels));
 	memset(connection->retired, 0, sizeof(connection->retired));

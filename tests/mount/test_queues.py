@@ -147,9 +147,12 @@ def test_q1_broker_away(own_broker, mounts):
     queue = mount.make("jobs")
     (queue.new / "job").write_bytes(b"body")
     queue.wait_names("pending", 1)
+    empty = mount.make("empty")
+    empty.names("pending")
     own_broker.kill()
     eventually(lambda: errno_of(os.stat, mount.path / "unknown") == errno.EHOSTDOWN, 10, "EHOSTDOWN")
     start = time.monotonic()
+    assert errno_of(os.rmdir, empty.path) == errno.EHOSTDOWN, "Q3, also of what is consumed"
     assert errno_of(os.stat, mount.path / "another") == errno.EHOSTDOWN
     os.listdir(mount.path)
     os.listdir(queue.path)
@@ -161,6 +164,8 @@ def test_q1_broker_away(own_broker, mounts):
     own_broker.start()
     eventually(lambda: errno_of(os.stat, mount.path / "unknown") == errno.ENOENT, 30, "the connection's return")
     assert queue.consume(1, seconds=30) == [b"body"]
+    empty.publish(b"kept")
+    assert empty.consume(1, seconds=30) == [b"kept"], "nothing is deleted later on"
 
 
 # -- Q3 ---------------------------------------------------------------------
