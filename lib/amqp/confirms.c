@@ -86,10 +86,10 @@ static void kind_learnt(void *arg, int result, const char *reason)
 	struct publication *publication = arg;
 	struct publisher *publisher = publication->publisher;
 
-	(void)result;
-	(void)reason;
 	if (topology_counts(publisher->topology, publication->queue))
 		connection_submit(publisher->connection, &publication->job);
+	else if (result < 0) /* the broker doesn't have it, and may just as well have no leader */
+		publication_end(publication, -EHOSTDOWN, reason);
 	else
 		publication_end(publication, -ENOSPC, full);
 }
