@@ -23,10 +23,16 @@
 
 /* ---- outcomes ---- */
 
-static void publication_free(struct publication *publication)
+static void clear(struct publication *publication)
 {
 	if (publication->suspect)
 		atomic_fetch_sub(&publication->publisher->suspects, 1);
+	publication->suspect = false;
+}
+
+static void publication_free(struct publication *publication)
+{
+	clear(publication);
 	mqfs_message_free(publication->message);
 	free(publication->queue);
 	free(publication);
@@ -157,6 +163,7 @@ void lane_remove(struct publisher *publisher, struct lane *lane, struct publicat
 {
 	HASH_DEL(lane->on_the_way, publication);
 	publisher->on_the_way--;
+	lane->shadows -= !publication->done;
 }
 
 void lane_free(struct publisher *publisher, struct lane *lane)
@@ -186,6 +193,9 @@ static void lane_expire(struct publisher *publisher, struct lane *lane, int64_t 
 
 		if (!done || is_early(publisher, publication, now_ms))
 			continue;
+		/* The others must not wait for its ack. */
+		clear(publication);
+		lane->shadows++;
 		publication->done = NULL;
 		publication->message = mqfs_message_free(publication->message);
 		done(publication->arg, -ETIMEDOUT, "the broker did not confirm it in time");

@@ -194,7 +194,7 @@ static bool publisher_ready(void *arg)
 
 	if (!lane || publisher->blocked || publisher->on_the_way >= WINDOW)
 		return false;
-	return atomic_load(&publisher->suspects) == 0 || !lane->on_the_way;
+	return atomic_load(&publisher->suspects) == 0 || HASH_COUNT(lane->on_the_way) == lane->shadows;
 }
 
 static int64_t publisher_work(void *arg, int64_t now_ms)

@@ -20,7 +20,8 @@
  * old one, and of course after the broker closed the channel. It does that when it refuses one message,
  * without saying which, and all others on the way in the lane are gone with it. These are sent again, one
  * at a time: the one at which the channel closes again is the one (a suspect is cleared by its ack).
- * Some arrive twice that way, with the same message-id; none is lost, and none fails for its neighbour.
+ * Some arrive twice that way, with the same message-id; none is lost, and none fails for its neighbour. A suspect
+ * whose deadline passes is none any more: should it be the one, the channel closes once more.
  *
  * A classic queue nacks when it is full. A quorum queue nacks also while it has no leader, and then is sent to again,
  * in the new lane, a few times; until there is one it waits. Which kind of queue it is, topology finds out.
@@ -37,6 +38,7 @@ struct lane {
 	uint64_t serial;
 	uint64_t next_tag;
 	struct publication *on_the_way; /* uthash by tag, in order */
+	unsigned shadows;               /* of these */
 };
 
 struct publication {
