@@ -73,11 +73,29 @@ static int replace(char **slot, const char *value)
 	return 0;
 }
 
+/* The daemon's working directory is / (fs/mount.c). Not realpath(3): a stale mount can't be looked at, and an automount
+ * must not be; and a store need not be there yet. */
+static int make_absolute(const char *path, char **ret_absolute)
+{
+	if (path[0] == '/')
+		return replace(ret_absolute, path);
+	char *cwd = getcwd(NULL, 0), *absolute;
+	if (!cwd)
+		return refuse(path, strerror(errno));
+	int length = asprintf(&absolute, "%s/%s", strcmp(cwd, "/") == 0 ? "" : cwd, path);
+	free(cwd);
+	if (length < 0)
+		return -ENOMEM;
+	free(*ret_absolute);
+	*ret_absolute = absolute;
+	return 0;
+}
+
 static int take_key_value(struct options *options, const char *key, const char *value)
 {
 	const char *why = "bad value";
 	if (strcmp(key, "state-dir") == 0)
-		return replace(&options->state_dir, value);
+		return make_absolute(value, &options->state_dir);
 	if (strcmp(key, "log-level") == 0)
 		return set_log_level(value);
 	if (!mqfs_setting_find(key))
@@ -199,16 +217,23 @@ static int add_password(struct options *options)
 	return 0;
 }
 
-static int take_place(struct options *options, const char *dir)
+static int make_url_absolute(char **url)
 {
-	/* Not realpath(3): a stale mount can't be looked at, and an automount must not be. */
-	if (dir[0] == '/')
-		return replace(&options->mountpoint, dir);
-	char *cwd = getcwd(NULL, 0), *absolute = NULL;
-	int length = cwd ? asprintf(&absolute, "%s/%s", cwd, dir) : -1;
-	free(cwd);
-	options->mountpoint = length < 0 ? NULL : absolute;
-	return length < 0 ? -ENOMEM : 0;
+	static const char scheme[] = "sqlite:";
+	size_t before = strlen(scheme);
+	char *path = NULL, *joined;
+	if (strncmp(*url, scheme, before) != 0 || (*url)[before] == '\0')
+		return 0;
+	int result = make_absolute(*url + before, &path);
+	if (result < 0)
+		return result;
+	int length = asprintf(&joined, "%s%s", scheme, path);
+	free(path);
+	if (length < 0)
+		return -ENOMEM;
+	free(*url);
+	*url = joined;
+	return 0;
 }
 
 static int default_url(struct options *options)
@@ -243,8 +268,10 @@ int options_parse(struct options *options, int argc, char **argv)
 		result = check_url(argv[optind]);
 	if (result == 0 && places == 2)
 		result = replace(&options->url, argv[optind]);
+	if (result == 0 && places == 2)
+		result = make_url_absolute(&options->url);
 	if (result == 0)
-		result = take_place(options, argv[argc - 1]);
+		result = make_absolute(argv[argc - 1], &options->mountpoint);
 	if (result == 0)
 		result = default_state_dir(options);
 	if (result == 0)

@@ -190,6 +190,28 @@ def test_m1_daemonises(backend, room):
     eventually(lambda: not is_mounted(directory), what="the unmount")
 
 
+def test_m1_relative_paths(room):
+    """M1: a relative path of the store and of the state directory is one of the directory where mqfs was started, also
+    in the background; and one that SQLite would understand otherwise is a file's name."""
+    directory = room / "mnt"
+    directory.mkdir()
+    environment = {**os.environ, "HOME": str(room), "XDG_STATE_HOME": str(room / "elsewhere")}
+    for url, store in (("sqlite:store.db", "store.db"), ("sqlite::memory:", ":memory:"),
+                       ("sqlite:file:other.db?mode=rwc", "file:other.db?mode=rwc"), (None, "state/queues.db")):
+        try:
+            result = run([daemon_path(), "mount", "-o", "state-dir=state", *([url] if url else []), "mnt"], cwd=room,
+                         env=environment)
+            assert result.status == 0, result.err
+            os.mkdir(directory / "jobs")
+            assert (room / store).read_bytes()[:15] == b"SQLite format 3"
+        finally:
+            run(["umount", directory] if os.geteuid() == 0 else ["fusermount3", "-u", directory])
+            if is_mounted(directory):
+                detach(directory)
+        eventually(lambda: not is_mounted(directory), what="the unmount")
+    assert not (room / "elsewhere").exists() and not (room / "other.db").exists()
+
+
 def test_m1_background_failure_is_told(room):
     """M1: in the background, too, a mount that fails says so by its status."""
     directory = room / "mnt"
