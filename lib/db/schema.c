@@ -364,7 +364,8 @@ static int schema_enter_patiently(const struct schema *schema, sqlite3 *db, cons
 	return r;
 }
 
-int schema_open(const struct schema *schema, const char *path, int busy_timeout_ms, sqlite3 **ret_db, char **ret_error)
+static int schema_open_file(const struct schema *schema, const char *path, int busy_timeout_ms, sqlite3 **ret_db,
+                            char **ret_error)
 {
 	bool exists, checked = false;
 	sqlite3 *db = NULL;
@@ -402,5 +403,20 @@ int schema_open(const struct schema *schema, const char *path, int busy_timeout_
 	return 0;
 out:
 	sqlite3_close(db);
+	return r;
+}
+
+int schema_open(const struct schema *schema, const char *path, int busy_timeout_ms, sqlite3 **ret_db, char **ret_error)
+{
+	char *plain;
+	int r;
+
+	if (*path == '/')
+		return schema_open_file(schema, path, busy_timeout_ms, ret_db, ret_error);
+	/* To SQLite ":memory:" is no file, and "file:x" a URI. */
+	if (asprintf(&plain, "./%s", path) < 0)
+		return -ENOMEM;
+	r = schema_open_file(schema, plain, busy_timeout_ms, ret_db, ret_error);
+	free(plain);
 	return r;
 }

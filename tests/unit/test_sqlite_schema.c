@@ -217,6 +217,27 @@ static void a_directory_is_refused(void **state)
 	free(error);
 }
 
+/* A path is a file's, whatever SQLite would make of it. */
+static void odd_names_are_files(void **state)
+{
+	static const char *const names[] = {":memory:", "file:odd.db?mode=rwc", "file::memory:"};
+	char before[512], whole[512];
+	struct stat status;
+
+	(void)state;
+	assert_non_null(getcwd(before, sizeof(before)));
+	assert_int_equal(chdir(directory), 0);
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		snprintf(whole, sizeof(whole), "%s/%s", directory, names[i]);
+		strcpy(path, names[i]);
+		make_store();
+		assert_int_equal(stat(whole, &status), 0);
+		assert_true(status.st_size > 0);
+	}
+	assert_int_equal(chdir(before), 0);
+	assert_int_equal(files_in_directory(), sizeof(names) / sizeof(names[0]));
+}
+
 /* Many mounts start at once, on a store that isn't there yet. */
 static void whoever_is_first_makes_it(void **state)
 {
@@ -281,6 +302,7 @@ int main(void)
 	    STORE_TEST(an_overwritten_page_is_refused),
 	    STORE_TEST(changed_tables_are_refused),
 	    STORE_TEST(a_directory_is_refused),
+	    STORE_TEST(odd_names_are_files),
 	    STORE_TEST(whoever_is_first_makes_it),
 	    STORE_TEST(a_log_that_was_left_is_read),
 	};
