@@ -24,8 +24,8 @@
  *
  * A handler finds out whether it must refuse (no such queue, full, no longer there) before it
  * changes anything, so a refusal leaves nothing to undo. When something fails after that (the disk is full,
- * say), the transaction is rolled back and each of its requests is repeated in one of its own: whose
- * fault it was fails again, and only that. So no savepoints are needed where all goes well.
+ * say), the transaction is rolled back and each of its requests is repeated in one of its own, and so is the taking:
+ * whose fault it was fails again, and only that. So no savepoints are needed where all goes well.
  *
  * When another process holds the lock, the requests stay in the backlog until their deadlines; those
  * that only read need no lock.
@@ -150,8 +150,8 @@ static bool only_reads(const struct request *request, int64_t now_ms)
 	return !request_writes(request);
 }
 
-/* Something in the transaction failed: each request for itself, without our own work. */
-static void group_singly(struct store *store, struct request *list)
+/* Something in the transaction failed: each request for itself. The last one's result. */
+static int group_singly(struct store *store, struct request *list)
 {
 	struct request *request, *next;
 	int r = 0;
@@ -164,22 +164,34 @@ static void group_singly(struct store *store, struct request *list)
 			request->next = next;
 			request_append(&request->next, store->backlog);
 			store->backlog = request;
-			return;
+			return r;
 		}
 		if (r < 0)
 			group_fail(request, r);
 		else
 			group_complete(request);
 	}
+	return r;
 }
 
-static void group_failed(struct store *store, struct request *batch, int result)
+/* … and so are the consumers fed. */
+static void group_feed(struct store *store)
+{
+	int r = intake_can_feed(store);
+
+	if (r == 1 && lease_holds(store))
+		r = group_try(store, NULL, true);
+	if (r < 0 && r != -EAGAIN)
+		store->pause.feed_ms = mqfs_clock_monotonic_ms() + GROUP_PAUSE_MS;
+}
+
+static void group_failed(struct store *store, struct request *batch, int result, bool feed)
 {
 	log_debug("%s: a transaction failed: %s", store->path, strerror(-result));
 	if (result == -ENOSPC)
 		checkpoint_make_room(&store->checkpoint);
-	store->pause_until_ms = mqfs_clock_monotonic_ms() + GROUP_PAUSE_MS;
-	group_singly(store, batch);
+	if (group_singly(store, batch) != -EAGAIN && feed)
+		group_feed(store);
 }
 
 void group_read(struct store *store)
@@ -206,7 +218,7 @@ static void group_locked_out(struct store *store, struct request *batch)
 int group_commit(struct store *store, int64_t now_ms)
 {
 	struct request *batch = group_take(store);
-	bool feed = now_ms >= store->pause_until_ms && lease_holds(store) && intake_can_feed(store) == 1;
+	bool feed = now_ms >= store->pause.feed_ms && lease_holds(store) && intake_can_feed(store) == 1;
 	bool write = feed;
 	int r;
 
@@ -216,7 +228,7 @@ int group_commit(struct store *store, int64_t now_ms)
 	for (struct request *request = batch; request; request = request->next)
 		write |= request_writes(request);
 	/* What is published in this very transaction may feed a consumer that found nothing before. */
-	feed |= write && now_ms >= store->pause_until_ms && intake_hungry(store);
+	feed |= write && now_ms >= store->pause.feed_ms && intake_hungry(store);
 	r = group_try(store, batch, feed);
 	if (write && r != -EAGAIN)
 		group_note(store, r);
@@ -226,6 +238,6 @@ int group_commit(struct store *store, int64_t now_ms)
 	if (r == -EAGAIN)
 		group_locked_out(store, batch);
 	else if (r < 0)
-		group_failed(store, batch, r);
+		group_failed(store, batch, r, feed);
 	return r;
 }

@@ -7,7 +7,7 @@
 
 /* Group commit: many requests, one transaction. */
 
-enum { GROUP_PAUSE_MS = 1000 }; /* after a failure, before we try anything of our own again */
+enum { GROUP_PAUSE_MS = 1000 }; /* after a failure of our own work, before we try that again */
 
 /* Makes a transaction of what is in the backlog, and feeds the consumers; completes what it did. -EAGAIN: another
  * process holds the lock, and what writes is still in the backlog. */

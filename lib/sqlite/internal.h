@@ -89,9 +89,15 @@ struct store {
 
 	/* writer.c */
 	struct request *backlog; /* taken from requests, not done */
-	int64_t pause_until_ms;  /* after a failure: no work of its own before */
 	bool more;               /* there was more to feed than one transaction takes */
 	bool locked_out;         /* another process had the lock when it was last wanted */
+	/* After a failure: nothing of that kind before this time (monotonic). Each for itself, so that what can't be
+	 * done holds up nothing else. */
+	struct {
+		int64_t lease_ms;
+		int64_t clockwork_ms;
+		int64_t feed_ms;
+	} pause;
 };
 
 #endif

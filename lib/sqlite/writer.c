@@ -40,25 +40,30 @@ static bool is_control(const struct request *request, int64_t now_ms)
 	return request->kind == REQUEST_CONSUME || request->kind == REQUEST_CANCEL;
 }
 
+/* A transaction of the writer's own has ended. After a failure there is none of its kind for a while. */
+static int writer_note(struct store *store, int result, int64_t now_ms, int64_t *pause_ms)
+{
+	if (result == -EAGAIN)
+		return result;
+	group_note(store, result < 0 ? result : 0);
+	if (result < 0)
+		*pause_ms = now_ms + GROUP_PAUSE_MS;
+	return 0;
+}
+
 /* The writer's own work: the lease, what is due, the log. -EAGAIN: another process holds the lock. */
 static int writer_housekeep(struct store *store, int64_t now_ms)
 {
 	int r = 0;
 
-	if (now_ms < store->pause_until_ms)
-		return 0;
 	/* A transaction will look for itself. */
-	if (!store->backlog && ledger_sync(store) < 0)
-		return 0;
-	if (lease_next(store, now_ms) <= now_ms)
-		r = lease_keep(store);
-	if (r == 0 && clockwork_next(store) <= mqfs_clock_realtime_us())
-		r = clockwork_run(store);
-	if (r < 0 && r != -EAGAIN) {
-		group_note(store, r);
-		store->pause_until_ms = now_ms + GROUP_PAUSE_MS;
-	}
-	if (r != -EAGAIN)
+	if (!store->backlog)
+		ledger_sync(store);
+	if (now_ms >= store->pause.lease_ms && lease_next(store, now_ms) <= now_ms)
+		r = writer_note(store, lease_keep(store), now_ms, &store->pause.lease_ms);
+	if (r == 0 && now_ms >= store->pause.clockwork_ms && clockwork_next(store) <= mqfs_clock_realtime_us())
+		r = writer_note(store, clockwork_run(store), now_ms, &store->pause.clockwork_ms);
+	if (r == 0)
 		checkpoint_run(&store->checkpoint, now_ms);
 	return r;
 }
@@ -101,25 +106,39 @@ static void writer_round(struct store *store)
 	group_complete(cancels);
 }
 
+static int64_t latest(int64_t a_ms, int64_t b_ms)
+{
+	return a_ms > b_ms ? a_ms : b_ms;
+}
+
+static int64_t earliest(int64_t a_ms, int64_t b_ms)
+{
+	return a_ms < b_ms ? a_ms : b_ms;
+}
+
+/* When something is due, by the monotonic clock. */
+static int64_t writer_next_due(struct store *store, int64_t now_ms)
+{
+	int64_t due_us = clockwork_next(store), wait_ms = GROUP_PAUSE_MS;
+
+	if (due_us == INT64_MAX)
+		return MQFS_NEVER;
+	if (due_us >= 0)
+		wait_ms = (due_us - mqfs_clock_realtime_us() + 999) / 1000;
+	return now_ms + latest(0, earliest(wait_ms, LOOK_UP_MS));
+}
+
 static int64_t writer_next(struct store *store, int64_t now_ms)
 {
-	int64_t next_ms = lease_next(store, now_ms), other_ms = checkpoint_next(&store->checkpoint);
-	int64_t due_us = clockwork_next(store);
+	int64_t next_ms = checkpoint_next(&store->checkpoint);
 
 	if (store->backlog || store->more)
 		return now_ms;
-	if (other_ms < next_ms)
-		next_ms = other_ms;
-	if (due_us < INT64_MAX) {
-		int64_t wait_ms = (due_us - mqfs_clock_realtime_us() + 999) / 1000;
-
-		wait_ms = due_us < 0 ? GROUP_PAUSE_MS : wait_ms < 0 ? 0 : wait_ms < LOOK_UP_MS ? wait_ms : LOOK_UP_MS;
-		if (now_ms + wait_ms < next_ms)
-			next_ms = now_ms + wait_ms;
-	}
-	if (intake_hungry(store) && now_ms + POLL_MS < next_ms)
-		next_ms = now_ms + POLL_MS;
-	return next_ms > store->pause_until_ms ? next_ms : store->pause_until_ms;
+	next_ms = earliest(next_ms, latest(lease_next(store, now_ms), store->pause.lease_ms));
+	next_ms = earliest(next_ms, latest(writer_next_due(store, now_ms), store->pause.clockwork_ms));
+	if (intake_hungry(store))
+		next_ms = earliest(next_ms, latest(now_ms + POLL_MS, store->pause.feed_ms));
+	return next_ms;
 }
 
 static void writer_sleep(struct store *store, int64_t until_ms)

@@ -116,6 +116,57 @@ static void a_locked_store_can_be_closed(void **state)
 	assert_int_equal(depths(backend, "jobs").ready, 0);
 }
 
+#define REFUSE(event) "CREATE TRIGGER refuse BEFORE " event " BEGIN SELECT raise(ABORT, 'no'); END"
+
+static int publish_delayed(const char *text, int64_t delay_ms)
+{
+	struct call call = {0};
+
+	mqfs_publish(backend, "jobs", MQFS_PLACE_RETRY, delay_ms, unit_message(text), in_ms(ENOUGH_MS), call_done,
+	             &call);
+	return call_wait(&call);
+}
+
+/* One publisher fails again and again: what is due comes, and the lease is renewed. */
+static void failing_publishes_hold_up_nothing(void **state)
+{
+	struct collector collector = {0};
+	int64_t until_ms, give_up_ms = in_ms(ENOUGH_MS);
+	bool renewed = false;
+
+	(void)state;
+	mqfs_backend_close(backend);
+	backend = open_store(600);
+	mqfs_consume(backend, "jobs", 8, &collector_sink, &collector);
+	assert_true(WAIT_UNTIL(collector.drained > 0, ENOUGH_MS));
+	sql(REFUSE("INSERT ON contents WHEN NEW.body = CAST('poison' AS BLOB)"));
+	until_ms = sql_integer("SELECT lease_until FROM mounts");
+	assert_int_equal(publish_delayed("due", 100), 0);
+	while (collector.count == 0 || !renewed) {
+		assert_true(mqfs_clock_monotonic_ms() < give_up_ms);
+		assert_int_equal(publish(backend, "jobs", unit_message("poison")), -EIO);
+		renewed = sql_integer("SELECT lease_until FROM mounts") > until_ms;
+	}
+	assert_true(has_body(collector.got[0], "due"));
+	collector_end(&collector, backend, "jobs");
+}
+
+static void what_cannot_be_woken_holds_up_nothing(void **state)
+{
+	struct collector collector = {0};
+
+	(void)state;
+	sql(REFUSE("UPDATE ON messages WHEN OLD.state = 2"));
+	assert_int_equal(publish_delayed("stuck", 0), 0);
+	mqfs_consume(backend, "jobs", 8, &collector_sink, &collector);
+	for (size_t i = 1; i <= 3; i++) {
+		assert_int_equal(publish(backend, "jobs", unit_message("free")), 0);
+		assert_true(WAIT_UNTIL(collector.count == i, ENOUGH_MS));
+	}
+	assert_int_equal(depths(backend, "jobs").retry, 1);
+	collector_end(&collector, backend, "jobs");
+}
+
 /* The body is kept, and what follows is not held up. */
 static void a_damaged_message_goes_to_the_dead(void **state)
 {
@@ -240,6 +291,8 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 	    STORE_TEST(a_locked_store_is_waited_for),
 	    STORE_TEST(a_locked_store_can_be_closed),
+	    STORE_TEST(failing_publishes_hold_up_nothing),
+	    STORE_TEST(what_cannot_be_woken_holds_up_nothing),
 	    STORE_TEST(a_damaged_message_goes_to_the_dead),
 	    STORE_TEST(a_damaged_page_is_eio),
 	    STORE_TEST(absurd_numbers_are_harmless),
