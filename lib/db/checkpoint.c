@@ -90,10 +90,12 @@ static void move_log(struct checkpoint *checkpoint, int mode, int64_t now_ms)
 
 	checkpoint->busy_until_ms = now_ms + RESTART_PATIENCE_MS;
 	FAILPOINT(sqlite_checkpointing);
-	if (sqlite3_wal_checkpoint_v2(checkpoint->db, NULL, mode, &pages, &moved) == SQLITE_OK && pages == moved)
+	if (sqlite3_wal_checkpoint_v2(checkpoint->db, NULL, mode, &pages, &moved) == SQLITE_OK && pages == moved) {
 		checkpoint->log_pages = 0;
-	else
+		checkpoint->reserved_pages = 0;
+	} else {
 		checkpoint->committed_ms = now_ms + IDLE_MS; /* not again at once */
+	}
 	FAILPOINT(sqlite_checkpointed);
 }
 

@@ -18,7 +18,9 @@ struct checkpoint {
 	sqlite3_stmt *page_count;
 	int64_t busy_until_ms; /* how long the busy handler waits; whoever begins a transaction sets it */
 	int64_t page_bytes;
-	int64_t reserved_pages; /* what the file has room for */
+	/* What the file has room for, as far as known: a checkpoint of anybody's cuts off what no commit has come to
+	 * use. So it is 0 after a rollback. */
+	int64_t reserved_pages;
 	int64_t committed_ms;
 	int log_pages; /* in the write-ahead log, not yet all in the file */
 };

@@ -123,6 +123,7 @@ void ledger_rollback(struct store *store)
 	/* Some errors have rolled back by themselves. */
 	if (!sqlite3_get_autocommit(store->db))
 		statement_run(store->statements[STATEMENT_ROLLBACK]);
+	store->checkpoint.reserved_pages = 0;
 	ledger_forget(store);
 	store->due_us = -1;
 }

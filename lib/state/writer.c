@@ -61,6 +61,7 @@ static void rollback(struct mqfs_state *state)
 	/* Some errors have rolled back by themselves. */
 	if (!sqlite3_get_autocommit(state->db))
 		statement_run(state_statement(state, "ROLLBACK"));
+	state->checkpoint.reserved_pages = 0;
 }
 
 static int begin(struct mqfs_state *state, bool write)

@@ -30,13 +30,9 @@ static struct mqfs_message *large_message(size_t bytes)
 	return message;
 }
 
-/* On a file system of 4 MiB of this process's own. */
-static void a_full_disk_is_enospc(void **state)
+/* A store on a file system of 4 MiB of this process's own. */
+static void open_on_small_disk(void **state)
 {
-	struct collector collector = {0};
-	int fits = 0, r;
-
-	(void)state;
 	assert_int_equal(fixture_setup(state), 0);
 	if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
 	    mount("tmpfs", directory, "tmpfs", 0, "size=4m") < 0) {
@@ -45,6 +41,34 @@ static void a_full_disk_is_enospc(void **state)
 	}
 	backend = open_store(10000);
 	assert_int_equal(declare(backend, "jobs"), 0);
+}
+
+static void close_small_disk(void **state)
+{
+	mqfs_backend_close(backend);
+	assert_int_equal(umount2(directory, MNT_DETACH), 0);
+	assert_int_equal(fixture_teardown(state), 0);
+}
+
+/* What is there can be consumed, and makes room for more. */
+static void consume_all(int count)
+{
+	struct collector collector = {0};
+
+	mqfs_consume(backend, "jobs", 1, &collector_sink, &collector);
+	for (int i = 0; i < count; i++) {
+		assert_true(WAIT_UNTIL(collector.count > (size_t)i, ENOUGH_MS));
+		assert_int_equal(settle(backend, collector.got[i], MQFS_VERB_ACK), 0);
+	}
+	assert_int_equal(publish(backend, "jobs", large_message(50000)), 0);
+	collector_end(&collector, backend, "jobs");
+}
+
+static void a_full_disk_is_enospc(void **state)
+{
+	int fits = 0, r;
+
+	open_on_small_disk(state);
 	while ((r = publish(backend, "jobs", large_message(50000))) == 0)
 		fits++;
 	assert_int_equal(r, -ENOSPC);
@@ -57,17 +81,22 @@ static void a_full_disk_is_enospc(void **state)
 		mqfs_backend_status(backend, &status);
 		assert_string_equal(status.reason, "the disk is full");
 	}
-	/* What is there can be consumed, and makes room for more. */
-	mqfs_consume(backend, "jobs", 1, &collector_sink, &collector);
-	for (int i = 0; i < fits; i++) {
-		assert_true(WAIT_UNTIL(collector.count > (size_t)i, ENOUGH_MS));
-		assert_int_equal(settle(backend, collector.got[i], MQFS_VERB_ACK), 0);
-	}
-	assert_int_equal(publish(backend, "jobs", large_message(50000)), 0);
-	collector_end(&collector, backend, "jobs");
-	mqfs_backend_close(backend);
-	assert_int_equal(umount2(directory, MNT_DETACH), 0);
-	assert_int_equal(fixture_teardown(state), 0);
+	consume_all(fits);
+	close_small_disk(state);
+}
+
+/* The room that a refused one had in the file is no more: what comes then needs its own. */
+static void a_refusal_leaves_no_room_behind(void **state)
+{
+	int fits = 0;
+
+	open_on_small_disk(state);
+	assert_int_equal(publish(backend, "jobs", large_message(2500000)), -ENOSPC);
+	while (publish(backend, "jobs", large_message(50000)) == 0)
+		fits++;
+	assert_in_range(fits, 10, 60);
+	consume_all(fits);
+	close_small_disk(state);
 }
 
 static void a_locked_store_is_waited_for(void **state)
@@ -299,6 +328,7 @@ int main(void)
 	    STORE_TEST(a_name_with_a_zero_is_no_queue),
 	    STORE_TEST(the_counts_stay_right),
 	    cmocka_unit_test(a_full_disk_is_enospc),
+	    cmocka_unit_test(a_refusal_leaves_no_room_behind),
 	};
 
 	return cmocka_run_group_tests_name("sqlite trouble", tests, NULL, NULL);
