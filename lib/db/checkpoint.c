@@ -118,7 +118,11 @@ int checkpoint_reserve(struct checkpoint *checkpoint)
 	if (r < 0 || pages <= checkpoint->reserved_pages)
 		return r;
 	bytes = (pages * checkpoint->page_bytes + CHUNK_BYTES - 1) / CHUNK_BYTES * CHUNK_BYTES;
+	errno = 0;
 	r = sqlite3_file_control(checkpoint->db, NULL, SQLITE_FCNTL_SIZE_HINT, &bytes);
+	/* posix_fallocate(3) sets no errno, and fails for want of room. */
+	if (r == SQLITE_IOERR_WRITE && errno == 0)
+		return -ENOSPC;
 	if (r != SQLITE_OK)
 		return errno == EDQUOT || errno == ENOSPC || r == SQLITE_FULL ? -ENOSPC : -EIO;
 	checkpoint->reserved_pages = bytes / checkpoint->page_bytes;

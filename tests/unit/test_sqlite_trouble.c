@@ -1,12 +1,28 @@
 /* SPDX-License-Identifier: MIT */
 #include "sqlite_fixture.h"
 
+#include <dlfcn.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <sys/mount.h>
 
 /* When the disk is full, the file is locked, a message is damaged. */
 
 static struct mqfs_backend *backend;
+
+static atomic_bool no_room;
+
+/* In front of SQLite's: as where it allocates by posix_fallocate(3), on a full disk. */
+int sqlite3_file_control(sqlite3 *db, const char *name, int operation, void *argument)
+{
+	static int (*real)(sqlite3 *, const char *, int, void *);
+
+	if (operation == SQLITE_FCNTL_SIZE_HINT && atomic_load(&no_room))
+		return SQLITE_IOERR_WRITE;
+	if (!real)
+		*(void **)&real = dlsym(RTLD_NEXT, "sqlite3_file_control");
+	return real(db, name, operation, argument);
+}
 
 static int setup(void **state)
 {
@@ -97,6 +113,15 @@ static void a_refusal_leaves_no_room_behind(void **state)
 	assert_in_range(fits, 10, 60);
 	consume_all(fits);
 	close_small_disk(state);
+}
+
+static void what_cannot_be_allocated_is_enospc(void **state)
+{
+	(void)state;
+	atomic_store(&no_room, true);
+	assert_int_equal(publish(backend, "jobs", large_message(2 << 20)), -ENOSPC);
+	atomic_store(&no_room, false);
+	assert_int_equal(publish(backend, "jobs", large_message(2 << 20)), 0);
 }
 
 static void a_locked_store_is_waited_for(void **state)
@@ -320,6 +345,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 	    STORE_TEST(a_locked_store_is_waited_for),
 	    STORE_TEST(a_locked_store_can_be_closed),
+	    STORE_TEST(what_cannot_be_allocated_is_enospc),
 	    STORE_TEST(failing_publishes_hold_up_nothing),
 	    STORE_TEST(what_cannot_be_woken_holds_up_nothing),
 	    STORE_TEST(a_damaged_message_goes_to_the_dead),
