@@ -29,7 +29,7 @@ struct state_job {
 	 * callee's again. It must not block. */
 	void (*done)(struct mqfs_state *state, struct state_job *job);
 	int64_t deadline_ms; /* monotonic, MQFS_NEVER: until then another process's lock is waited for */
-	bool reads;          /* it changes nothing: it need not wait for others who write */
+	bool reads;          /* it changes nothing: it waits only for what was queued before it */
 	size_t bytes;        /* about how much it writes; bounds a transaction */
 
 	/* 0, what run set, -ETIMEDOUT, -ENOSPC, -EROFS, -EACCES, -EIO, -ENOMEM, -ESHUTDOWN. */

@@ -18,7 +18,8 @@
  * fails after that (the disk is full, say), the transaction is rolled back and each of its jobs is repeated in one of
  * its own: whose fault it was fails again, and only that.
  *
- * When another process holds the lock, jobs stay in the backlog until their deadlines; those that only read need none.
+ * When another process holds the lock, jobs stay in the backlog until their deadlines; those that only read need none,
+ * unless they were queued behind one that writes: what was decided about a copy (C9) has to be found.
  */
 
 enum {
@@ -128,13 +129,13 @@ static void fail(struct mqfs_state *state, struct state_job *list, int result)
 	complete(state, list);
 }
 
-/* Takes out, in their order, those that only read, or those that are late. */
-static struct state_job *part(struct state_job **list, bool reads, int64_t late_ms)
+/* Takes out, in their order, those that are late. */
+static struct state_job *take_late(struct state_job **list, int64_t now_ms)
 {
 	struct state_job *taken = NULL, **end = &taken;
 
 	while (*list) {
-		if (!(reads && (*list)->reads) && (*list)->deadline_ms > late_ms) {
+		if ((*list)->deadline_ms > now_ms) {
 			list = &(*list)->next;
 			continue;
 		}
@@ -143,6 +144,18 @@ static struct state_job *part(struct state_job **list, bool reads, int64_t late_
 		*list = *end;
 		*end = NULL;
 	}
+	return taken;
+}
+
+/* Takes out those that only read, up to the first that writes. */
+static struct state_job *take_reads(struct state_job **list)
+{
+	struct state_job *taken = *list, **end = &taken;
+
+	while (*end && (*end)->reads)
+		end = &(*end)->next;
+	*list = *end;
+	*end = NULL;
 	return taken;
 }
 
@@ -191,7 +204,7 @@ static void commit_singly(struct mqfs_state *state, struct state_job *list)
 
 static void locked_out(struct mqfs_state *state, struct state_job *batch)
 {
-	struct state_job *reads = part(&batch, true, 0);
+	struct state_job *reads = take_reads(&batch);
 
 	put_back(state, batch);
 	if (!reads)
@@ -255,7 +268,7 @@ static int64_t writer_round(struct mqfs_state *state)
 {
 	int64_t next_ms, log_ms;
 
-	fail(state, part(&state->backlog, false, mqfs_clock_monotonic_ms()), -ETIMEDOUT);
+	fail(state, take_late(&state->backlog, mqfs_clock_monotonic_ms()), -ETIMEDOUT);
 	commit_group(state);
 	next_ms = tick_members(state, mqfs_clock_monotonic_ms());
 	checkpoint_run(&state->checkpoint, mqfs_clock_monotonic_ms());

@@ -121,20 +121,24 @@ static void a_locked_file_is_waited_for(void **state)
 	struct mqfs_state *at = open_state(BROKER);
 	struct adding late = {.name = "late", .job.deadline_ms = in_ms(400)}, waits = {.name = "waits"};
 	struct adding reads = {.sql = "SELECT count(*) FROM take", .job.reads = true};
+	struct adding behind = {.sql = "SELECT count(*) FROM take", .job.reads = true};
 	sqlite3 *other;
 
 	(void)state;
 	assert_int_equal(sqlite3_open(path, &other), SQLITE_OK);
 	assert_int_equal(sqlite3_exec(other, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+	submit(at, &reads);
 	submit(at, &late);
 	submit(at, &waits);
-	submit(at, &reads);
+	submit(at, &behind);
 	assert_int_equal(result_of(&reads), 0);
 	assert_int_equal(result_of(&late), -ETIMEDOUT);
 	assert_false(waits.done);
+	assert_false(behind.done); /* it has to see what is written before it */
 	assert_int_equal(sqlite3_exec(other, "COMMIT", NULL, NULL, NULL), SQLITE_OK);
 	sqlite3_close(other);
 	assert_int_equal(result_of(&waits), 0);
+	assert_int_equal(result_of(&behind), 0);
 	mqfs_state_close(at);
 }
 
