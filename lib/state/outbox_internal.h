@@ -131,5 +131,7 @@ void watch_free(struct mqfs_outbox *outbox);
 int64_t sender_tick(struct mqfs_outbox *outbox, int64_t now_ms);
 /* Ends the flights: leases end, and what is on the way is left to itself. On the state's thread. */
 void sender_let_go(struct mqfs_outbox *outbox);
+/* Does a flight of ours have it? That is so even when the lease has run out. On the state's thread. */
+bool sender_has(struct mqfs_outbox *outbox, int64_t line, int64_t id);
 
 #endif

@@ -141,17 +141,17 @@ static int put_run(struct mqfs_state *state, struct state_job *job)
 	return r < 0 ? r : content_write(state, entry->id, &request->head, request->message->body);
 }
 
-/* A row that may be changed or removed just now. 1; 0 with the outcome in job. Nothing is left open. */
-static int find_free(struct mqfs_state *state, struct state_job *job, int64_t id, struct entry_row *ret_row)
+/* A row that may be changed or removed just now. 1; 0 with the outcome in the job. Nothing is left open. */
+static int find_free(struct mqfs_state *state, struct request *request, struct entry_row *ret_row)
 {
 	sqlite3_stmt *statement;
-	int r = entry_find(state, id, ret_row, &statement);
+	int r = entry_find(state, request->entry.id, ret_row, &statement);
 
 	sqlite3_reset(statement);
-	if (r == 1 && !ret_row->entry.in_flight)
+	if (r == 1 && !ret_row->entry.in_flight && !sender_has(request->outbox, ret_row->line, request->entry.id))
 		return 1;
 	if (r >= 0)
-		job->result = r == 0 ? -ENOENT : -EBUSY;
+		request->job.result = r == 0 ? -ENOENT : -EBUSY;
 	return r < 0 ? r : 0;
 }
 
@@ -171,7 +171,7 @@ static int change_run(struct mqfs_state *state, struct state_job *job)
 	job->result = request->failed;
 	if (request->failed)
 		return 0;
-	r = find_free(state, job, entry->id, &row);
+	r = find_free(state, request, &row);
 	if (r <= 0)
 		return r;
 	bytes = request->message ? request_bytes(request) : row.bytes;
@@ -203,7 +203,7 @@ static int remove_run(struct mqfs_state *state, struct state_job *job)
 {
 	struct request *request = (struct request *)job;
 	struct entry_row row;
-	int r = find_free(state, job, request->entry.id, &row);
+	int r = find_free(state, request, &row);
 
 	return r <= 0 ? r : entry_delete(state, request->entry.id, row.bytes, false);
 }

@@ -243,7 +243,7 @@ static void flight_done(struct mqfs_state *state, struct state_job *job)
 	else if (flight->work == FLIGHT_SETTLE)
 		settled(flight);
 	else if (job->result < 0)
-		flight->retry_ms = mqfs_clock_monotonic_ms() + TROUBLE_MS;
+		flight->renew_ms = mqfs_clock_monotonic_ms() + TROUBLE_MS;
 	outbox_job_ended(outbox);
 }
 
@@ -269,16 +269,17 @@ static int64_t flight_tick(struct flight *flight, bool closing, int64_t now_ms)
 {
 	if (flight->busy)
 		return MQFS_NEVER; /* its end makes another tick */
-	if (now_ms < flight->retry_ms)
-		return flight->retry_ms;
-	if (collect_finished(flight)) {
+	/* First, so that the line stays ours while what became of it can't be written. */
+	if (now_ms >= flight->renew_ms) {
+		flight_work(flight, FLIGHT_RENEW, now_ms + TAKE_DEADLINE_MS);
+		return MQFS_NEVER;
+	}
+	if (now_ms >= flight->retry_ms && collect_finished(flight)) {
 		flight->go_on = !closing;
 		flight_work(flight, FLIGHT_SETTLE, MQFS_NEVER);
 		return MQFS_NEVER;
 	}
-	if (now_ms >= flight->renew_ms)
-		flight_work(flight, FLIGHT_RENEW, now_ms + TAKE_DEADLINE_MS);
-	return flight->busy ? MQFS_NEVER : flight->renew_ms;
+	return now_ms < flight->retry_ms && flight->retry_ms < flight->renew_ms ? flight->retry_ms : flight->renew_ms;
 }
 
 static bool is_away(struct mqfs_outbox *outbox)
@@ -328,4 +329,17 @@ void sender_let_go(struct mqfs_outbox *outbox)
 		if (!flight->busy)
 			flight_work(flight, FLIGHT_RELEASE, MQFS_NEVER);
 	}
+}
+
+bool sender_has(struct mqfs_outbox *outbox, int64_t line_id, int64_t id)
+{
+	struct line *line;
+
+	HASH_FIND(by_id, outbox->lines_by_id, &line_id, sizeof(line_id), line);
+	if (!line || !line->flight)
+		return false;
+	for (size_t i = 0; i < line->flight->count; i++)
+		if (line->flight->slots[i].id == id && !line->flight->slots[i].settled)
+			return true;
+	return false;
 }

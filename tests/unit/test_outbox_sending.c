@@ -2,6 +2,8 @@
 #include "outbox_fixture.h"
 
 #include <signal.h>
+#include <stdatomic.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 /* The outbox's sender. The embedded store stands for the broker; while another process has locked it, it is silent. */
@@ -12,6 +14,18 @@ static struct mqfs_outbox *outbox;
 static struct watching watching;
 static char store[sizeof(path)];
 static sqlite3 *locker;
+
+/* The machine has slept so long, as leases see it. */
+static atomic_int slept_s;
+
+int clock_gettime(clockid_t clock, struct timespec *time)
+{
+	int r = (int)syscall(SYS_clock_gettime, clock, time);
+
+	if (r == 0 && clock == CLOCK_BOOTTIME)
+		time->tv_sec += atomic_load(&slept_s);
+	return r;
+}
 
 static void open_all(void)
 {
@@ -99,6 +113,7 @@ static const char disorder[] =
 static void what_waits_is_sent_in_order(void **unused)
 {
 	struct mqfs_outbox_depth depth;
+	int r;
 
 	(void)unused;
 	put_numbers(outbox, "jobs", 0, 1000);
@@ -109,6 +124,8 @@ static void what_waits_is_sent_in_order(void **unused)
 	assert_int_equal(sql_integer("SELECT count(*) FROM entry"), 0);
 	assert_int_equal(sql_integer("SELECT bytes FROM about"), 0);
 	assert_true(WAIT_UNTIL(watching.sent == 1000, ENOUGH_MS));
+	load_entry(outbox, 1, &r); /* the oldest is looked for after the last was told */
+	assert_int_equal(r, -ENOENT);
 	mqfs_outbox_depth(outbox, NULL, &depth);
 	assert_int_equal(depth.messages, 0);
 	assert_int_equal(depth.oldest_us, 0);
@@ -315,6 +332,54 @@ static void a_lease_is_renewed(void **unused)
 	assert_int_equal(store_integer("SELECT count(*) FROM contents"), 2);
 }
 
+/* Its lease is over, but it is on its way all the same. */
+static void what_is_on_the_way_cannot_be_taken_back(void **unused)
+{
+	struct mqfs_entry entry = entry_of("jobs", "y", MQFS_ENTRY_KEPT);
+	struct putting putting;
+	int64_t id;
+
+	(void)unused;
+	limits.publish_timeout_ms = 20000;
+	close_all();
+	open_all();
+	silent();
+	id = put(outbox, "jobs", "x", "x", MQFS_ENTRY_WAITING);
+	while (sql_integer("SELECT flight_to FROM line") == 0)
+		usleep(1000);
+	atomic_fetch_add(&slept_s, 10);
+	assert_int_equal(remove_entry(outbox, id), -EBUSY);
+	atomic_fetch_add(&slept_s, 10);
+	entry.id = id;
+	assert_int_equal(change_entry(outbox, &entry, NULL, &putting), -EBUSY);
+	loud();
+	assert_true(WAIT_UNTIL(watching.sent == 1, ENOUGH_MS));
+	assert_int_equal(remove_entry(outbox, id), -ENOENT);
+}
+
+/* The broker has it, and the file doesn't take that in: nobody else may send it, or take it back. */
+static void a_lease_is_renewed_while_nothing_can_be_written(void **unused)
+{
+	int64_t until_ms, give_up_ms = in_ms(ENOUGH_MS), id;
+	char text[96];
+
+	(void)unused;
+	sql("CREATE TRIGGER refuse BEFORE DELETE ON entry BEGIN SELECT raise(ABORT, 'no'); END");
+	id = put(outbox, "jobs", "x", "x", MQFS_ENTRY_WAITING);
+	while (store_integer("SELECT count(*) FROM contents") == 0)
+		usleep(1000);
+	until_ms = sql_integer("SELECT lease_until FROM line");
+	snprintf(text, sizeof(text), "SELECT lease_until > %lld FROM line", (long long)until_ms);
+	while (sql_integer(text) == 0) {
+		assert_true(mqfs_clock_monotonic_ms() < give_up_ms);
+		usleep(20000);
+	}
+	assert_int_equal(remove_entry(outbox, id), -EBUSY);
+	sql("DROP TRIGGER refuse");
+	assert_true(WAIT_UNTIL(watching.sent == 1, ENOUGH_MS));
+	assert_int_equal(store_integer("SELECT count(*) FROM contents"), 1);
+}
+
 /* As a mount that was stopped past its lease finds it. */
 static void a_lost_line_is_left_to_the_other(void **unused)
 {
@@ -480,6 +545,8 @@ int main(void)
 	    OUTBOX_TEST(a_close_leaves_it_waiting),
 	    OUTBOX_TEST(one_of_two_mounts_sends),
 	    OUTBOX_TEST(a_lease_is_renewed),
+	    OUTBOX_TEST(what_is_on_the_way_cannot_be_taken_back),
+	    OUTBOX_TEST(a_lease_is_renewed_while_nothing_can_be_written),
 	    OUTBOX_TEST(a_lost_line_is_left_to_the_other),
 	    OUTBOX_TEST(a_line_of_another_boot_is_free),
 	    OUTBOX_TEST(a_damaged_one_is_kept),
