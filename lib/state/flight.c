@@ -60,6 +60,12 @@ static int line_is_free(struct mqfs_state *state, const struct flight *flight)
 	return r < 0 ? r : (int)is_free;
 }
 
+static void lease_from_now(struct flight *flight)
+{
+	flight->renew_ms = mqfs_clock_monotonic_ms() + LEASE_MS / 3;
+	flight->until_ms = mqfs_clock_boottime_ms() + LEASE_MS;
+}
+
 /* The line becomes this flight's up to a position. */
 static int line_take(struct mqfs_state *state, struct flight *flight, int64_t position)
 {
@@ -67,11 +73,11 @@ static int line_take(struct mqfs_state *state, struct flight *flight, int64_t po
 	                             " lease_until = ?4, pid = ?5 WHERE id = ?1 RETURNING generation";
 	sqlite3_stmt *statement = state_statement(state, update);
 
-	flight->renew_ms = mqfs_clock_monotonic_ms() + LEASE_MS / 3;
+	lease_from_now(flight);
 	sqlite3_bind_int64(statement, 1, flight->line_id);
 	sqlite3_bind_int64(statement, 2, position);
 	sqlite3_bind_text(statement, 3, state_boot_id(state), -1, SQLITE_STATIC);
-	sqlite3_bind_int64(statement, 4, mqfs_clock_boottime_ms() + LEASE_MS);
+	sqlite3_bind_int64(statement, 4, flight->until_ms);
 	sqlite3_bind_int64(statement, 5, getpid());
 	return statement_integer(statement, 0, &flight->taken);
 }
@@ -91,12 +97,16 @@ static int line_renew(struct mqfs_state *state, struct flight *flight)
 	static const char update[] =
 	    "UPDATE line SET lease_until = ?3 WHERE id = ?1 AND generation = ?2 AND flight_to > 0";
 	sqlite3_stmt *statement = state_statement(state, update);
+	int r;
 
-	flight->renew_ms = mqfs_clock_monotonic_ms() + LEASE_MS / 3;
+	lease_from_now(flight);
 	sqlite3_bind_int64(statement, 1, flight->line_id);
 	sqlite3_bind_int64(statement, 2, flight->generation);
-	sqlite3_bind_int64(statement, 3, mqfs_clock_boottime_ms() + LEASE_MS);
-	return statement_run(statement);
+	sqlite3_bind_int64(statement, 3, flight->until_ms);
+	r = statement_run(statement);
+	if (r == 0 && state_changes(state) == 0)
+		flight->until_ms = 0;
+	return r;
 }
 
 /* ---- taking ---- */

@@ -40,15 +40,18 @@ struct flight {
 	struct line *line;
 	int64_t line_id;
 	int64_t generation;
-	int64_t renew_ms; /* when to renew the lease */
-	int64_t retry_ms; /* no job before */
-	bool go_on;       /* take the next when these are done */
-	bool letting_go;  /* the outbox is being closed */
+	int64_t
+	    lease_until_ms; /* boot time: what isn't handed over by then is another's to send; 0: the line is lost */
+	int64_t renew_ms;   /* when to renew the lease */
+	int64_t retry_ms;   /* no job before */
+	bool go_on;         /* take the next when these are done */
+	bool letting_go;    /* the outbox is being closed */
 	struct slot *slots;
 	size_t count;
 
 	/* What the job found, which may run more than once. */
-	int64_t taken; /* the generation to be */
+	int64_t taken;    /* the generation to be */
+	int64_t until_ms; /* the lease to be */
 	int64_t damaged;
 	bool ended; /* the line was let go, or is another's, and nothing is on the way */
 	struct slot *next;

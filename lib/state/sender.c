@@ -151,8 +151,11 @@ static void publish_all(struct flight *flight)
 	pthread_mutex_unlock(&flight->lock);
 	/* The flight stays as long as its job has not seen the end of all of it. */
 	for (size_t i = 0; i < count; i++) {
-		if (closing)
-			slot_done(&flight->slots[i], -ESHUTDOWN, NULL);
+		/* The commit may have waited for the disk, or the machine slept, past the lease. */
+		bool over = mqfs_clock_boottime_ms() >= flight->lease_until_ms;
+
+		if (closing || over)
+			slot_done(&flight->slots[i], closing ? -ESHUTDOWN : -ETIMEDOUT, NULL);
 		else
 			publish(outbox, flight->line->queue, &flight->slots[i]);
 	}
@@ -160,13 +163,19 @@ static void publish_all(struct flight *flight)
 
 /* ---- what the jobs have done ---- */
 
+static void line_taken(struct flight *flight)
+{
+	flight->generation = flight->taken;
+	flight->lease_until_ms = flight->until_ms;
+}
+
 static void taken(struct flight *flight)
 {
 	struct mqfs_outbox *outbox = flight->outbox;
 	int result = flight->job.result;
 
 	if (result == 0) {
-		flight->generation = flight->taken;
+		line_taken(flight);
 		publish_all(flight);
 		return;
 	}
@@ -213,8 +222,19 @@ static void settled(struct flight *flight)
 	flight->count = flight->next_count;
 	flight->next = NULL;
 	flight->next_count = 0;
-	flight->generation = flight->taken;
+	line_taken(flight);
 	publish_all(flight);
+}
+
+static void renewed(struct flight *flight)
+{
+	if (flight->job.result < 0) {
+		flight->renew_ms = mqfs_clock_monotonic_ms() + TROUBLE_MS;
+		return;
+	}
+	flight->lease_until_ms = flight->until_ms;
+	if (flight->until_ms == 0)
+		flight->renew_ms = MQFS_NEVER;
 }
 
 /* Whatever was being done when the outbox was closed. */
@@ -223,7 +243,7 @@ static void let_go(struct flight *flight)
 	bool took = flight->work == FLIGHT_TAKE || (flight->work == FLIGHT_SETTLE && flight->next_count > 0);
 
 	if (took && flight->job.result == 0)
-		flight->generation = flight->taken;
+		line_taken(flight);
 	flight_work(flight, FLIGHT_RELEASE, MQFS_NEVER);
 }
 
@@ -242,8 +262,8 @@ static void flight_done(struct mqfs_state *state, struct state_job *job)
 		taken(flight);
 	else if (flight->work == FLIGHT_SETTLE)
 		settled(flight);
-	else if (job->result < 0)
-		flight->renew_ms = mqfs_clock_monotonic_ms() + TROUBLE_MS;
+	else
+		renewed(flight);
 	outbox_job_ended(outbox);
 }
 

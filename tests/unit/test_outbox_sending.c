@@ -380,6 +380,60 @@ static void a_lease_is_renewed_while_nothing_can_be_written(void **unused)
 	assert_int_equal(store_integer("SELECT count(*) FROM contents"), 1);
 }
 
+/* Puts itself behind the job that takes the line, and lets the machine sleep before that is on the disk. */
+struct sleeper {
+	struct state_member member;
+	struct state_job job;
+	bool slept;
+};
+
+static int sleeper_run(struct mqfs_state *at, struct state_job *job)
+{
+	(void)at;
+	(void)job;
+	atomic_fetch_add(&slept_s, 10);
+	return 0;
+}
+
+static void sleeper_done(struct mqfs_state *at, struct state_job *job)
+{
+	(void)at;
+	(void)job;
+}
+
+/* After the outbox's, which tells of a message and begins to send it in one tick. */
+static int64_t sleeper_tick(struct mqfs_state *at, struct state_member *member, int64_t now_ms)
+{
+	struct sleeper *sleeper = (struct sleeper *)member;
+
+	(void)now_ms;
+	if (watching.count == 0 || sleeper->slept)
+		return MQFS_NEVER;
+	sleeper->slept = true;
+	sleeper->job = (struct state_job){.run = sleeper_run, .done = sleeper_done, .deadline_ms = MQFS_NEVER};
+	state_submit(at, &sleeper->job);
+	return MQFS_NEVER;
+}
+
+/* The lease may be another's when the line has at last been taken. */
+static void what_took_too_long_is_not_sent(void **unused)
+{
+	struct sleeper sleeper = {.member.tick = sleeper_tick};
+
+	(void)unused;
+	close_all();
+	state = open_state(BROKER);
+	state_join(state, &sleeper.member);
+	memset(&watching, 0, sizeof(watching));
+	outbox = open_outbox(state, backend, &watching);
+	put(outbox, "jobs", "x", "x", MQFS_ENTRY_WAITING);
+	assert_true(WAIT_UNTIL(watching.sent == 1, ENOUGH_MS));
+	state_leave(state, &sleeper.member);
+	assert_true(sleeper.slept);
+	assert_int_equal(sql_integer("SELECT generation FROM line"), 2);
+	assert_int_equal(store_integer("SELECT count(*) FROM contents"), 1);
+}
+
 /* As a mount that was stopped past its lease finds it. */
 static void a_lost_line_is_left_to_the_other(void **unused)
 {
@@ -547,6 +601,7 @@ int main(void)
 	    OUTBOX_TEST(a_lease_is_renewed),
 	    OUTBOX_TEST(what_is_on_the_way_cannot_be_taken_back),
 	    OUTBOX_TEST(a_lease_is_renewed_while_nothing_can_be_written),
+	    OUTBOX_TEST(what_took_too_long_is_not_sent),
 	    OUTBOX_TEST(a_lost_line_is_left_to_the_other),
 	    OUTBOX_TEST(a_line_of_another_boot_is_free),
 	    OUTBOX_TEST(a_damaged_one_is_kept),
