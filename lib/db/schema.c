@@ -21,7 +21,8 @@
  * it is looked at first through a connection that is read-only and "immutable", which takes no locks and
  * makes no files. That connection doesn't see the write-ahead log, which is why a new store gets its
  * application_id and its first schema in a plain rollback transaction, before it goes over to WAL: the
- * file's own header tells what it is from its first moment on.
+ * file's own header tells what it is from its first moment on. Whoever is killed in that transaction leaves a journal,
+ * by which SQLite makes the file empty again.
  *
  * It is never opened with open(2) alone: closing such a descriptor would drop the POSIX locks that
  * another connection in this process holds on the same file.
@@ -29,6 +30,8 @@
 
 /* Past this size a full check at each start would take too long; damage then shows when it is met. */
 #define CHECK_BYTES_MAX (INT64_C(256) << 20)
+
+enum { HEADER_BYTES = 100, APPLICATION_ID_AT = 68 }; /* of the file */
 
 __attribute__((format(printf, 3, 4))) static int schema_fail(char **ret_error, int result, const char *format, ...)
 {
@@ -95,6 +98,11 @@ static int schema_make_file(const char *path, char **ret_error)
 	if (fd >= 0)
 		close(fd);
 	return 0;
+}
+
+static uint32_t get_u32(const unsigned char *bytes)
+{
+	return (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 | bytes[3];
 }
 
 static int schema_integer(sqlite3 *db, const char *sql, int64_t *ret_value)
@@ -247,16 +255,56 @@ static bool schema_has_log(const char *path)
 	return has;
 }
 
+/* Is there a journal of a transaction that nobody has finished? *ret_pages: how many the file has without it. */
+static bool schema_has_journal(const char *path, uint32_t *ret_pages)
+{
+	static const unsigned char magic[] = {0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7};
+	unsigned char header[20];
+	char *journal;
+	bool has;
+	int fd;
+
+	if (asprintf(&journal, "%s-journal", path) < 0)
+		return false;
+	fd = open(journal, O_RDONLY | O_CLOEXEC);
+	free(journal);
+	if (fd < 0)
+		return false;
+	has = read(fd, header, sizeof(header)) == sizeof(header) && memcmp(header, magic, sizeof(magic)) == 0;
+	close(fd);
+	*ret_pages = has ? get_u32(header + 16) : 0;
+	return has;
+}
+
+/* Was this file of ours, or one that is still all zeroes, left within a transaction? Then it needn't make sense. */
+static bool schema_is_unfinished(const struct schema *schema, sqlite3 *db, const char *path)
+{
+	static const unsigned char zeroes[HEADER_BYTES];
+	unsigned char header[HEADER_BYTES];
+	sqlite3_file *file = NULL;
+	uint32_t pages;
+
+	if (!schema_has_journal(path, &pages) ||
+	    sqlite3_file_control(db, "main", SQLITE_FCNTL_FILE_POINTER, &file) != SQLITE_OK || !file->pMethods ||
+	    file->pMethods->xRead(file, header, sizeof(header), 0) != SQLITE_OK)
+		return false;
+	if (get_u32(header + APPLICATION_ID_AT) == (uint32_t)schema->application_id)
+		return true;
+	return pages == 0 && memcmp(header, zeroes, sizeof(header)) == 0;
+}
+
 /* Looks at a file that is there without leaving a trace. *ret_checked: it was whole, too. */
 static int schema_look(const struct schema *schema, const char *path, const char *uri, bool *ret_checked,
                        char **ret_error)
 {
 	sqlite3 *db = NULL;
 	int64_t version = 0;
-	int r;
+	int r = 0;
 
 	if (sqlite3_open_v2(uri, &db, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, NULL) != SQLITE_OK)
 		r = schema_fail_db(schema, path, db, ret_error);
+	else if (schema_is_unfinished(schema, db, path))
+		goto out;
 	else
 		r = schema_identify(schema, db, path, &version, ret_error);
 	/* While there is a log, the file alone needn't make sense. */
@@ -264,6 +312,7 @@ static int schema_look(const struct schema *schema, const char *path, const char
 		r = schema_check(schema, db, version, path, ret_error);
 		*ret_checked = r == 0;
 	}
+out:
 	sqlite3_close(db);
 	return r;
 }
@@ -327,10 +376,13 @@ static int schema_configure(sqlite3 *db)
 static int schema_enter(const struct schema *schema, sqlite3 *db, const char *path, bool exists, bool checked,
                         char **ret_error)
 {
-	int64_t version = 0;
+	int64_t version = 0, pages = 0;
 	int r = 0;
 
-	if (exists) {
+	/* One that was not finished is empty again when its journal has been rolled back. */
+	if (exists && schema_integer(db, "PRAGMA page_count", &pages) < 0)
+		return schema_fail_db(schema, path, db, ret_error);
+	if (pages > 0) {
 		r = schema_identify(schema, db, path, &version, ret_error);
 		if (r == 0 && !checked)
 			r = schema_check(schema, db, version, path, ret_error);

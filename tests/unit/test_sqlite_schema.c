@@ -217,6 +217,54 @@ static void a_directory_is_refused(void **state)
 	free(error);
 }
 
+/* As far as somebody came who was killed in a file's first transaction: pages of it, and the journal of an empty file.
+ */
+static void leave_unfinished(const struct image *image, size_t bytes)
+{
+	static const unsigned char header[512] = {0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7, [22] = 2, [26] = 16};
+	char journal[sizeof(path) + 16];
+
+	unlink(path);
+	snprintf(journal, sizeof(journal), "%s-journal", path);
+	write_file(path, image->data, bytes, 0);
+	write_file(journal, header, sizeof(header), 0);
+}
+
+static void a_store_that_was_not_finished_is_made_anew(void **state)
+{
+	struct image image, zeroes = {.data = calloc(1, 8192), .bytes = 8192};
+	size_t pages;
+
+	(void)state;
+	make_store();
+	pages = (size_t)sql_integer("PRAGMA page_count");
+	image = read_file(path);
+	image.data[18] = image.data[19] = 1; /* it doesn't have a log yet */
+	for (size_t page = 1; page <= pages; page++) {
+		leave_unfinished(&image, page * 4096);
+		make_store();
+		assert_int_equal(files_in_directory(), 1);
+	}
+	leave_unfinished(&zeroes, zeroes.bytes);
+	make_store();
+	free(image.data);
+	free(zeroes.data);
+}
+
+static void a_foreign_one_that_was_not_finished_is_refused(void **state)
+{
+	struct image image;
+
+	(void)state;
+	sql("CREATE TABLE notes (text); INSERT INTO notes VALUES ('mine')");
+	image = read_file(path);
+	leave_unfinished(&image, 4096);
+	assert_refused(-EIO, "damaged");
+	leave_unfinished(&image, image.bytes);
+	assert_refused(-EINVAL, "not an mqfs store");
+	free(image.data);
+}
+
 /* A path is a file's, whatever SQLite would make of it. */
 static void odd_names_are_files(void **state)
 {
@@ -302,6 +350,8 @@ int main(void)
 	    STORE_TEST(an_overwritten_page_is_refused),
 	    STORE_TEST(changed_tables_are_refused),
 	    STORE_TEST(a_directory_is_refused),
+	    STORE_TEST(a_store_that_was_not_finished_is_made_anew),
+	    STORE_TEST(a_foreign_one_that_was_not_finished_is_refused),
 	    STORE_TEST(odd_names_are_files),
 	    STORE_TEST(whoever_is_first_makes_it),
 	    STORE_TEST(a_log_that_was_left_is_read),
