@@ -133,6 +133,10 @@ struct mqfs_message *draft_message(struct draft *draft, const struct queue *queu
 /* What is to be published now; NULL: it was refused, or has to line up behind others. (locked) */
 static struct mqfs_message *begin(struct fs *fs, struct draft *draft, struct queue *queue, struct sending *sending)
 {
+	if (draft->state != DRAFT_SENDING) { /* since draft_prepare: it has no content any more */
+		draft->answer = ENOENT;
+		return NULL;
+	}
 	if (fs->outboxing && queue->in_line > 0) {
 		draft_enqueue(draft);
 		return NULL;

@@ -110,17 +110,29 @@ static void unlist(struct fs *fs, struct queue *queue)
 	moved_clear(queue);
 }
 
-void queue_remove(struct fs *fs, struct queue *queue)
+/* With its drafts, or only when it has none; false: it stays. */
+static bool remove_queue(struct fs *fs, struct queue *queue, bool with_drafts)
 {
 	fs_lock(fs);
 	bool listed = queue->listed;
-	if (listed)
+	bool stays = listed && !with_drafts && queue_has_drafts(queue);
+	if (stays)
+		atomic_store(&queue->doubtful, true);
+	else if (listed)
 		unlist(fs, queue);
 	fs_unlock(fs);
+	if (stays)
+		return false;
 	/* A round of housekeeping that stood at this queue went no further. */
 	housekeeping_wake(fs, mqfs_clock_monotonic_ms());
 	if (listed)
 		queue_unref(queue);
+	return true;
+}
+
+bool queue_remove(struct fs *fs, struct queue *queue)
+{
+	return remove_queue(fs, queue, false);
 }
 
 /* A reference to the queue after this one, in the order of the table; NULL past the end. Drops that of the one before.
@@ -192,7 +204,7 @@ void queues_clear(struct fs *fs)
 {
 	struct queue *queue;
 	while ((queue = next_queue(fs, NULL))) {
-		queue_remove(fs, queue);
+		remove_queue(fs, queue, true);
 		queue_unref(queue);
 	}
 }

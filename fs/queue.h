@@ -82,8 +82,11 @@ void queue_unref(struct queue *queue);
 struct queue *queue_known(struct fs *fs, const char *name);
 /* Makes a queue known and gives a reference; NULL when out of memory. No lock. */
 struct queue *queue_add(struct fs *fs, const char *name);
-/* It is gone from the broker: no longer listed; what is held is given back when the last reference goes. No lock. */
-void queue_remove(struct fs *fs, struct queue *queue);
+/*
+ * It is gone from the broker: no longer listed; what is held is given back when the last reference goes. false: it has
+ * drafts, which came while the broker was asked, perhaps; so it stays. No lock.
+ */
+bool queue_remove(struct fs *fs, struct queue *queue);
 /* M1: takes nothing more; claims can be settled. Again and again, for queues found meanwhile. How many claims are held
  * or being settled. No lock. */
 int64_t queues_drain(struct fs *fs);

@@ -92,14 +92,13 @@ static void vanished(struct fs *fs, const char *name)
 {
 	fs_lock(fs);
 	struct queue *queue = queue_known(fs, name);
-	bool remove = queue && !queue_has_drafts(queue);
 	if (queue)
 		queue_ref(queue);
 	fs_unlock(fs);
-	if (remove)
-		queue_remove(fs, queue);
-	if (queue)
-		queue_unref(queue);
+	if (!queue)
+		return;
+	queue_remove(fs, queue);
+	queue_unref(queue);
 }
 
 static void answer_with_queue(struct asking *asking)
@@ -258,12 +257,13 @@ struct removal {
 
 static void removal_end(struct removal *removal, int result)
 {
-	if (result == 0 || result == -ENOENT) {
-		queue_remove(removal->fs, removal->queue);
+	bool gone = result == 0 || result == -ENOENT;
+	if (gone && !queue_remove(removal->fs, removal->queue))
+		result = -ENOTEMPTY; /* what was written meanwhile */
+	if (gone)
 		mqfs_consumer_gone(removal->queue->consumer);
-	} else {
+	else
 		mqfs_consumer_resume(removal->queue->consumer);
-	}
 	unpark_error(removal->fs, removal->ticket, -result);
 	queue_unref(removal->queue);
 	free(removal);

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Directories at the top are queues (Q1, Q3, Q4, Q5)."""
 
+import concurrent.futures
 import errno
 import os
 import re
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from processes import background, eventually, wait_exit
+from processes import background, eventually, stays, wait_exit
 from test_drafts import errno_of
 from test_drain import in_fuse_request
 
@@ -240,6 +241,27 @@ def test_q3_rmdir_while_somebody_consumes(mount, backend):
     channel.close()
     eventually(lambda: errno_of(os.rmdir, queue.path) == 0, what="rmdir")
     assert not backend.exists("jobs")
+
+
+def test_q3_written_while_it_is_removed(own_broker, mounts):
+    """Q3, tenet 1: what is written into new/ while the broker deletes the queue is content, and stays."""
+    queue = mounts.add(own_broker.url()).make("jobs")
+    new = os.open(queue.new, os.O_RDONLY)  # its look-up would wait for the rmdir
+    own_broker.pause()
+    try:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            removal = pool.submit(errno_of, os.rmdir, queue.path)
+            stays(lambda: not removal.done(), 0.3, "the rmdir that waits")
+            file = os.open(".draft", os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=new)
+            os.write(file, b"body")
+            os.close(file)
+            own_broker.resume()
+            assert removal.result(15) == errno.ENOTEMPTY
+    finally:
+        own_broker.resume()
+        os.close(new)
+    eventually(queue.path.is_dir, 15, "the queue")
+    assert (queue.new / ".draft").read_bytes() == b"body"
 
 
 @pytest.mark.only("rabbitmq")
