@@ -73,7 +73,7 @@ struct fs {
 		char views[VIEWS];
 	} slots[8]; /* addresses for the nodes above the queues */
 
-	/* A leaf lock: nothing is taken under it. Guards what follows. */
+	/* A leaf lock: nothing is taken under it, but libfuse's for its session. Guards what follows. */
 	pthread_mutex_t parked_lock;
 	struct parked *parked; /* by ticket */
 	ticket_t last_ticket;

@@ -70,8 +70,10 @@ static void abandon(struct fs *fs, struct parked *parked, int error)
 }
 
 /*
- * libfuse holds a lock of the request's and a reference to it, so its address names it here. Answering from
- * inside is allowed: fuse_reply_* takes the session's lock only.
+ * libfuse's worker holds a lock of the request's and a reference to it, so its address names it here, and it may be
+ * answered from inside: fuse_reply_* takes the session's lock only. Called by park() itself, when the signal came
+ * first, there is no such reference, and it would free the lock that libfuse holds; so what is not parked yet is not
+ * found, and park() sees to it.
  */
 static void interrupted(fuse_req_t req, void *data)
 {
@@ -117,14 +119,18 @@ ticket_t park(struct fs *fs, fuse_req_t req, int64_t deadline_ms, enum interrupt
 	};
 	if (holding_now)
 		notify_hold(fs);
+	fuse_req_interrupt_func(req, interrupted, fs);
 	pthread_mutex_lock(&fs->parked_lock);
+	/* Both under the lock: libfuse notes a signal before it calls, so that one is either seen here or finds it. */
+	bool came_first = parked->interrupted = fuse_req_interrupted(req);
 	ticket_t ticket = parked->ticket = ++fs->last_ticket;
 	HASH_ADD(hh, fs->parked, ticket, sizeof(parked->ticket), parked);
 	pthread_mutex_unlock(&fs->parked_lock);
 
-	/* Runs interrupted() at once when the signal came first; the request may be answered after this line. */
-	fuse_req_interrupt_func(req, interrupted, fs);
-	if (deadline_ms != MQFS_NEVER)
+	/* The request may be answered by now. */
+	if (came_first)
+		housekeeping_wake(fs, mqfs_clock_monotonic_ms());
+	else if (deadline_ms != MQFS_NEVER)
 		housekeeping_wake(fs, deadline_ms);
 	return ticket;
 }
@@ -144,6 +150,11 @@ void unpark_error(struct fs *fs, ticket_t ticket, int error)
 		fuse_reply_err(req, error);
 }
 
+static bool ends_wait(const struct parked *parked)
+{
+	return parked->interrupted && (parked->interrupt == INTERRUPT_ANY_SIGNAL || proc_dying(parked->tid));
+}
+
 /* Takes one request out that is due, with its error; adjusts *next for those that aren't. */
 static struct parked *take_due(struct fs *fs, int64_t now_ms, int64_t *next, int *ret_error)
 {
@@ -152,7 +163,7 @@ static struct parked *take_due(struct fs *fs, int64_t now_ms, int64_t *next, int
 	HASH_ITER(hh, fs->parked, parked, following)
 	{
 		bool expired = parked->deadline_ms <= now_ms;
-		if (expired || (parked->interrupted && proc_dying(parked->tid))) {
+		if (expired || ends_wait(parked)) {
 			*ret_error = expired ? ETIMEDOUT : EINTR;
 			due = remove_locked(fs, parked);
 			break;
