@@ -69,11 +69,11 @@ static bool status_field(const char *status, const char *field, int base, unsign
 	return true;
 }
 
-static bool read_status(pid_t tid, char *text, size_t bytes)
+static ssize_t read_status(pid_t tid, char *text, size_t bytes)
 {
 	char path[32];
 	snprintf(path, sizeof(path), "/proc/%d/status", (int)tid);
-	return tid > 0 && read_file(path, text, bytes) > 0;
+	return read_file(path, text, bytes);
 }
 
 pid_t proc_ask_tgid(pid_t tid)
@@ -86,7 +86,7 @@ pid_t proc_ask_tgid(pid_t tid)
 	}
 	char status[4096];
 	unsigned long long tgid;
-	if (!read_status(tid, status, sizeof(status)) || !status_field(status, "\nTgid:", 10, &tgid))
+	if (tid <= 0 || read_status(tid, status, sizeof(status)) <= 0 || !status_field(status, "\nTgid:", 10, &tgid))
 		return 0;
 	return (pid_t)tgid;
 }
@@ -137,8 +137,11 @@ bool proc_killed(pid_t tid, int *ret_signal)
 bool proc_dying(pid_t tid)
 {
 	char status[4096];
-	if (!read_status(tid, status, sizeof(status)))
-		return true; /* it is gone already */
+	if (tid <= 0)
+		return false;
+	ssize_t bytes = read_status(tid, status, sizeof(status));
+	if (bytes < 0)
+		return bytes == -ENOENT || bytes == -ESRCH; /* it is gone already */
 	unsigned long long own = 0, shared = 0, kill_bit = 1ULL << (SIGKILL - 1);
 	status_field(status, "\nSigPnd:", 16, &own);
 	status_field(status, "\nShdPnd:", 16, &shared);

@@ -43,7 +43,8 @@ bool proc_killed(pid_t tid, int *ret_signal);
 
 /*
  * Is SIGKILL pending for the thread? The kernel puts it there for every fatal signal, so this tells a
- * signal that ends the caller from one that only interrupts it (fs/fuse/dev.c sends INTERRUPT for both).
+ * signal that ends the caller from one that only interrupts it (fs/fuse/dev.c sends INTERRUPT for both). A thread
+ * that has ended was dying; one of which nothing can be told (another pid namespace, no descriptor left) is not.
  */
 bool proc_dying(pid_t tid);
 

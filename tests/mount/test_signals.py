@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Signals: blocked readers die at once, harmless signals change nothing (C7, P8, tenet 4)."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from processes import background, eventually, is_blocked, stays, wait_exit
 from test_drafts import errno_of
+from test_local_faults import no_descriptors
 
 
 @pytest.mark.parametrize("special", ["claim", "next"])
@@ -222,13 +224,15 @@ def test_p8_harmless_signal_during_a_slow_close(own_broker, mounts, interrupts):
 
 
 @pytest.mark.deadline(90)
-def test_p8_harmless_signal_during_a_slow_rename(own_broker, mounts):
-    """P8: the same for a waiting rename()."""
+@pytest.mark.parametrize("blind", [False, True], ids=["seeing", "blind"])
+def test_p8_harmless_signal_during_a_slow_rename(own_broker, mounts, blind):
+    """P8: the same for a waiting rename(), also when mqfs can't open anything that tells of its caller."""
     queue = mounts.add(own_broker.url(), {"publish-timeout": "20s", "rename-timeout": "15s"}).make("jobs")
     script = NOISY.format(interrupts=False, setup=RENAME[0], act=RENAME[1])
     own_broker.pause()
     try:
-        with background([sys.executable, "-c", script, queue.new], stdout=-1) as writer:
+        with background([sys.executable, "-c", script, queue.new], stdout=-1) as writer, \
+                no_descriptors(queue.mount) if blind else contextlib.nullcontext():
             stays(lambda: writer.poll() is None, 1.2, "the rename that waits")
             own_broker.resume()
             assert wait_exit(writer, 30) == 0
