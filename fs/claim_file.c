@@ -405,7 +405,7 @@ void claim_file_wake_polls(struct fs *fs)
 	fs_unlock(fs);
 	LL_FOREACH_SAFE(ready, each, next)
 	{
-		notify_poll(fs, each->poll);
+		notify_poll(each->poll);
 		free(each);
 	}
 }

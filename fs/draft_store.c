@@ -10,6 +10,7 @@
 #include <mqfs/log.h>
 
 #include "draft_send.h"
+#include "notify.h"
 #include "queue.h"
 
 #define LOG_TOPIC "draft"
@@ -369,6 +370,20 @@ bool draft_is_away(const struct draft *draft)
 	return !draft->message && draft->stored_id && draft->state != DRAFT_GHOST && draft->state != DRAFT_GONE;
 }
 
+/* It may be parked again, and the directory that it holds is held without a gap. */
+static void go_on(struct fs *fs, struct fetch *fetch, int result)
+{
+	if (fetch->holding)
+		notify_hold(fs);
+	fuse_req_t req = unpark(fs, fetch->ticket);
+	park_holding(fetch->holding);
+	if (req)
+		fetch->run(fs, req, fetch, result);
+	park_holding(false);
+	if (fetch->holding)
+		notify_release(fs);
+}
+
 static void loaded(void *arg, int result, struct mqfs_message *message)
 {
 	struct fetch *fetch = arg;
@@ -384,9 +399,7 @@ static void loaded(void *arg, int result, struct mqfs_message *message)
 	fs_unlock(fs);
 	mqfs_message_free(message);
 
-	fuse_req_t req = unpark(fs, fetch->ticket);
-	if (req)
-		fetch->run(fs, req, fetch, result);
+	go_on(fs, fetch, result);
 	fs_lock(fs);
 	draft_unpin(draft);
 	draft_unref(draft);
@@ -399,6 +412,7 @@ void draft_fetch(struct fs *fs, fuse_req_t req, struct draft *draft, struct fetc
 	int64_t deadline_ms = mqfs_clock_monotonic_ms() + DRAFT_STORE_MS;
 	fetch->fs = fs;
 	fetch->object = draft;
+	fetch->holding = park_is_holding();
 	fs_lock(fs);
 	draft_ref(draft);
 	draft_pin(draft);

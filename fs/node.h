@@ -34,6 +34,7 @@ struct fetch {
 	struct fs *fs;
 	void *object;
 	uint64_t ticket;
+	bool holding; /* a directory, all the while (reply.h) */
 };
 
 struct node_ops {

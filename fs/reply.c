@@ -34,6 +34,11 @@ void park_holding(bool holding)
 	holding_now = holding;
 }
 
+bool park_is_holding(void)
+{
+	return holding_now;
+}
+
 /* It is answered, or about to be. */
 static void parked_free(struct fs *fs, struct parked *parked)
 {

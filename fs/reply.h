@@ -35,6 +35,7 @@ ticket_t park(struct fs *fs, fuse_req_t req, int64_t deadline_ms, enum interrupt
 /* Does the kernel hold a directory's lock until the request that this thread handles now is answered? What is parked
  * then keeps names from being forgotten (notify.h). */
 void park_holding(bool holding);
+bool park_is_holding(void);
 
 /* The request, which the caller must answer now, or NULL when it has been answered. */
 fuse_req_t unpark(struct fs *fs, ticket_t ticket);

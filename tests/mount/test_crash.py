@@ -4,6 +4,7 @@
 import contextlib
 import errno
 import os
+import pathlib
 import signal
 import sqlite3
 import subprocess
@@ -235,32 +236,39 @@ def test_broker_restart(own_broker, mounts):
     assert queue.stats()["consumers"] >= 1
 
 
-def abort_connection(number):
+@contextlib.contextmanager
+def aborted(path):
     """What is left to do when a daemon can't even be killed: else this run would wait for ever, too."""
-    with contextlib.suppress(OSError), open(f"/sys/fs/fuse/connections/{number}/abort", "w", encoding="ascii") as file:
-        file.write("1")
+    number = os.minor(os.stat(path).st_dev)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            pathlib.Path(f"/sys/fs/fuse/connections/{number}/abort").write_text("1", encoding="ascii")
+        subprocess.run(["umount", "-f", path], stderr=subprocess.DEVNULL, check=False)
 
 
 @pytest.mark.deadline(60)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_end_while_a_rename_holds_the_directory(own_broker, mounts, number):
+@pytest.mark.parametrize("number, name", [(signal.SIGKILL, ".held"), (signal.SIGTERM, ".held"),
+                                          (signal.SIGKILL, "kept")])
+def test_end_while_a_rename_holds_the_directory(own_broker, mounts, number, name):
     """Tenet 4: the kernel locks new/ for a rename that waits, and forgets a published name under the same lock: mqfs
-    can be ended in the middle of that, and so can the caller."""
-    target = mounts.add(own_broker.url(), {"outbox": "no", "rename_timeout": "20s", "drain_timeout": "0"})
+    can be ended in the middle of that, and so can the caller; also when the content came from the disk first."""
+    target = mounts.add(own_broker.url(), {"outbox": "no", "rename_timeout": "20s", "drain_timeout": "0",
+                                           "max_length": 1, "overflow": "reject-publish"})
     queue = target.make("jobs")
-    connection = os.minor(os.stat(target.path).st_dev)
-    (queue.new / ".held").write_bytes(b"x")
     (queue.new / "published").write_bytes(b"x")
+    errno_of((queue.new / name).write_bytes, b"x")  # there is no room for a second message
     own_broker.pause()
     try:
-        with background(["mv", queue.new / ".held", queue.new / "held"], stderr=subprocess.DEVNULL) as mover:
+        with background(["mv", queue.new / name, queue.new / "held"], stderr=subprocess.DEVNULL) as mover, \
+                aborted(target.path):
             time.sleep(3)  # the published name is forgotten after 2 s; nothing tells when
             target.killed = number == signal.SIGKILL
             target.process.send_signal(number)
             target.wait(15)
             assert wait_exit(mover, 5) != 0
     finally:
-        abort_connection(connection)
         own_broker.resume()
 
 
