@@ -244,11 +244,14 @@ size_t look_count(struct mqfs_look *look)
 {
 	struct call *call = call_new();
 	size_t listed = 0;
+	int result = 0;
 
 	if (mqfs_look_refresh(look, call_done, call) == 0)
-		assert_int_equal(call_wait(call), 0);
+		result = call_wait(call);
 	else
 		free(call);
+	/* Beside a broker that is busy: what was there at the last look. */
+	assert_true(result == 0 || result == -ETIMEDOUT);
 	mqfs_look_list(look, count_one, &listed);
 	return listed;
 }

@@ -1,7 +1,28 @@
 /* SPDX-License-Identifier: MIT */
 #include "contract.h"
 
-/* What goes back when, with short settings. */
+/* What goes back when, with short settings; none so short that a busy machine sleeps it away. */
+
+static bool stops_consuming(struct reader *reader)
+{
+	int64_t deadline_ms = in_ms(ENOUGH_MS);
+	struct mqfs_consumer_state seen;
+
+	do {
+		sleep_ms(20);
+		mqfs_consumer_state_of(window(reader), &seen);
+	} while (seen.consuming && mqfs_clock_monotonic_ms() < deadline_ms);
+	return !seen.consuming;
+}
+
+static bool leaves(struct reader *reader, struct mqfs_delivery *delivery, enum mqfs_delivery_state state)
+{
+	int64_t deadline_ms = in_ms(ENOUGH_MS);
+
+	while (mqfs_consumer_state(window(reader), delivery) == state && mqfs_clock_monotonic_ms() < deadline_ms)
+		sleep_ms(20);
+	return mqfs_consumer_state(window(reader), delivery) != state;
+}
 
 static void what_nobody_looks_at_goes_back(void **state)
 {
@@ -10,14 +31,14 @@ static void what_nobody_looks_at_goes_back(void **state)
 	struct reader *reader;
 
 	(void)state;
-	settings.idle_release_ms = 1000;
+	settings.idle_release_ms = 4000;
 	reader = reader_new(backend, queue);
 	publish(queue, "one");
 	publish(queue, "two");
 	assert_true(window_shows(reader, MQFS_DELIVERY_PENDING, 2));
-	sleep_ms(500);
+	sleep_ms(2200);
 	assert_true(window_shows(reader, MQFS_DELIVERY_PENDING, 2)); /* a look begins the time anew */
-	sleep_ms(800);
+	sleep_ms(2200);
 	mqfs_consumer_state_of(window(reader), &seen);
 	assert_int_equal(seen.pending, 2);
 	assert_true(ready_becomes(queue, 2));
@@ -48,9 +69,7 @@ static void a_claim_keeps_consuming(void **state)
 	assert_true(seen.consuming);
 	assert_int_equal(seen.claimed, 1);
 	assert_int_equal(mqfs_consumer_settle(window(reader), delivery, MQFS_SETTLE_ACK), 0);
-	sleep_ms(1600);
-	mqfs_consumer_state_of(window(reader), &seen);
-	assert_false(seen.consuming);
+	assert_true(stops_consuming(reader));
 }
 
 static void an_untaken_message_goes_back(void **state)
@@ -60,14 +79,13 @@ static void an_untaken_message_goes_back(void **state)
 	struct reader *reader;
 
 	(void)state;
-	settings.pending_timeout_ms = 1000;
+	settings.pending_timeout_ms = 2000;
 	reader = reader_new(backend, queue);
 	publish(queue, "untaken");
 	first = window_first(reader, MQFS_DELIVERY_PENDING);
 	sleep_ms(700);
 	assert_int_equal(mqfs_consumer_state(window(reader), first), MQFS_DELIVERY_PENDING);
-	sleep_ms(800);
-	assert_int_not_equal(mqfs_consumer_state(window(reader), first), MQFS_DELIVERY_PENDING);
+	assert_true(leaves(reader, first, MQFS_DELIVERY_PENDING));
 	second = window_first(reader, MQFS_DELIVERY_PENDING); /* it comes again, uncounted */
 	assert_true(has_body(second, "untaken"));
 	assert_true(strcmp(first->name, second->name) < 0);
@@ -82,7 +100,7 @@ static void a_claim_expires(void **state)
 	struct reader *reader;
 
 	(void)state;
-	settings.claim_timeout_ms = 1000;
+	settings.claim_timeout_ms = 2000;
 	settings.backoff_base_ms = 500;
 	reader = reader_new(backend, queue);
 	publish(queue, "slow");
@@ -105,12 +123,12 @@ static void a_touch_extends_a_claim(void **state)
 	struct reader *reader;
 
 	(void)state;
-	settings.claim_timeout_ms = 1000;
+	settings.claim_timeout_ms = 3000;
 	reader = reader_new(backend, queue);
 	publish(queue, "slow");
 	delivery = claim(reader);
-	for (int i = 0; i < 4; i++) {
-		sleep_ms(600);
+	for (int i = 0; i < 3; i++) {
+		sleep_ms(1200);
 		assert_int_equal(mqfs_consumer_extend(window(reader), delivery), 0);
 	}
 	assert_int_equal(mqfs_consumer_state(window(reader), delivery), MQFS_DELIVERY_CLAIMED);
@@ -161,10 +179,15 @@ static void waiting_costs_nothing(void **state)
 	publish(queue, "one");
 	publish(queue, "two");
 	claim(reader);
-	sleep_ms(200);
-	before_ms = cpu_ms();
-	sleep_ms(1000);
-	assert_true(cpu_ms() - before_ms < 150);
+	/* A busy machine makes some rounds dear, what spins all of them. */
+	for (int i = 0; i < 8; i++) {
+		sleep_ms(200);
+		before_ms = cpu_ms();
+		sleep_ms(500);
+		if (cpu_ms() - before_ms < 75)
+			return;
+	}
+	fail_msg("it is never quiet");
 }
 
 int test_clocks(void)

@@ -261,6 +261,33 @@ bool works_again(const char *queue, int64_t within_ms)
 	return false;
 }
 
+static bool is_blocked(void)
+{
+	struct mqfs_backend_status status;
+
+	mqfs_backend_status(backend, &status);
+	return strstr(status.reason, "blocked");
+}
+
+/* The alarm sets in a while after rabbitmqctl has answered, and the broker says so only to who publishes. */
+int raise_alarm(void)
+{
+	char queue[128];
+	int64_t deadline_ms;
+	int r = 0;
+
+	snprintf(queue, sizeof(queue), "%s", make_queue("probe"));
+	ctl("set_vm_memory_high_watermark absolute 1MB");
+	for (deadline_ms = in_ms(ENOUGH_MS); !is_blocked(); r = publish_to(backend, queue, message_of(10), 1000))
+		assert_true(in_ms(0) < deadline_ms);
+	return r;
+}
+
+void end_alarm(void)
+{
+	ctl("set_vm_memory_high_watermark 0.4");
+}
+
 /* ---- a sink ---- */
 
 static void on_delivered(void *arg, struct mqfs_delivery *delivery)

@@ -99,6 +99,9 @@ void intake_start(struct intake *intake, const char *queue, int prefetch);
 void intake_change(struct intake *intake, int prefetch);
 void intake_stop(struct intake *intake); /* cancels, drops the references */
 int settle(struct mqfs_delivery *delivery, enum mqfs_verb verb);
+/* A memory alarm: returns when the broker blocks the backend, with what the publish got that found it so. */
+int raise_alarm(void);
+void end_alarm(void);
 bool works_again(const char *queue, int64_t within_ms); /* a publish succeeds */
 
 #endif

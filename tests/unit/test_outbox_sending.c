@@ -91,6 +91,18 @@ static int64_t store_integer(const char *text)
 	return value;
 }
 
+/* Nothing tells: the state file is asked until it is true. */
+static void sql_becomes(const char *condition)
+{
+	int64_t until_ms = in_ms(ENOUGH_MS);
+
+	while (!sql_integer(condition)) {
+		if (mqfs_clock_monotonic_ms() > until_ms)
+			fail_msg("never: %s", condition);
+		usleep(2000);
+	}
+}
+
 static void put_numbers(struct mqfs_outbox *at, const char *queue, int from, int to)
 {
 	struct mqfs_entry entry = entry_of(queue, "x", MQFS_ENTRY_WAITING);
@@ -238,16 +250,14 @@ static void a_silent_broker_gets_one_at_a_time(void **unused)
 	assert_in_range(depth.oldest_us, begin_us, mqfs_clock_realtime_us());
 	first = watching.entries[0].id;
 	last = watching.entries[299].id;
-	while (sql_integer("SELECT flight_to FROM line") == 0)
-		usleep(1000);
+	sql_becomes("SELECT flight_to > 0 FROM line");
 	assert_int_equal(sql_integer("SELECT count(*) FROM entry, line WHERE position <= flight_to"), 1);
 	assert_int_equal(remove_entry(outbox, first), -EBUSY);
 	entry.id = first;
 	assert_int_equal(change_entry(outbox, &entry, NULL, &putting), -EBUSY);
 	assert_int_equal(remove_entry(outbox, last), 0);
 	/* Again and again. */
-	while (sql_integer("SELECT generation FROM line") < 3)
-		usleep(10000);
+	sql_becomes("SELECT generation >= 3 FROM line");
 	assert_int_equal(watching.sent, 0);
 	loud();
 	assert_true(WAIT_UNTIL(watching.sent == 299, ENOUGH_MS));
@@ -266,12 +276,11 @@ static void a_close_leaves_it_waiting(void **unused)
 	open_all();
 	silent();
 	put_numbers(outbox, "jobs", 0, 3);
-	while (sql_integer("SELECT flight_to FROM line") == 0)
-		usleep(1000);
+	sql_becomes("SELECT flight_to > 0 FROM line");
 	usleep(100000); /* from the mark to the broker */
 	begin_ms = mqfs_clock_monotonic_ms();
 	mqfs_outbox_close(outbox);
-	assert_in_range(mqfs_clock_monotonic_ms() - begin_ms, 1500, 4000);
+	assert_in_range(mqfs_clock_monotonic_ms() - begin_ms, 1500, 10000);
 	assert_int_equal(sql_integer("SELECT flight_to FROM line"), 0);
 	assert_int_equal(sql_integer("SELECT count(*) FROM entry WHERE kind = 0"), 3);
 	mqfs_state_close(state);
@@ -318,8 +327,7 @@ static void a_lease_is_renewed(void **unused)
 	open_all();
 	silent();
 	put_numbers(outbox, "jobs", 0, 2);
-	while (sql_integer("SELECT flight_to FROM line") == 0)
-		usleep(1000);
+	sql_becomes("SELECT flight_to > 0 FROM line");
 	until_ms = sql_integer("SELECT lease_until FROM line");
 	snprintf(text, sizeof(text), "SELECT lease_until > %lld FROM line", (long long)until_ms);
 	while (sql_integer(text) == 0) {
@@ -443,8 +451,7 @@ static void a_lost_line_is_left_to_the_other(void **unused)
 	open_all();
 	silent();
 	put_numbers(outbox, "jobs", 0, 2);
-	while (sql_integer("SELECT flight_to FROM line") == 0)
-		usleep(1000);
+	sql_becomes("SELECT flight_to > 0 FROM line");
 	sql("UPDATE line SET generation = generation + 1, lease_until = lease_until + 500");
 	loud();
 	/* What was confirmed is taken out; the other's mark stays. */
@@ -461,13 +468,12 @@ static void a_line_of_another_boot_is_free(void **unused)
 	(void)unused;
 	silent();
 	put_numbers(outbox, "jobs", 0, 5);
-	while (sql_integer("SELECT flight_to FROM line") == 0)
-		usleep(1000);
+	sql_becomes("SELECT flight_to > 0 FROM line");
 	close_all();
 	sql("UPDATE line SET flight_to = 999999, boot = 'another', lease_until = 9000000000000000000");
 	loud();
 	open_all();
-	assert_true(WAIT_UNTIL(watching.sent == 5, 3000));
+	assert_true(WAIT_UNTIL(watching.sent == 5, ENOUGH_MS));
 }
 
 static void a_damaged_one_is_kept(void **unused)
@@ -553,10 +559,7 @@ static void killed_while_it_sends(void **unused)
 		go_on(&child);
 		usleep((useconds_t)round * 15000);
 		kill_child(&child);
-		for (int64_t until_ms = in_ms(ENOUGH_MS); sql_integer("SELECT count(*) FROM entry") > 0;) {
-			assert_true(mqfs_clock_monotonic_ms() < until_ms);
-			usleep(20000);
-		}
+		sql_becomes("SELECT count(*) = 0 FROM entry");
 		assert_int_equal(store_integer("SELECT count(DISTINCT body) FROM contents"), 1000);
 		/* Not more than one window is sent twice. */
 		assert_in_range(store_integer("SELECT count(*) FROM contents"), 1000 + round * 1000,
@@ -573,8 +576,7 @@ static void a_dead_mounts_line_is_taken_over(void **unused)
 	child = start_child(10, 20000);
 	silent();
 	go_on(&child);
-	while (sql_integer("SELECT flight_to FROM line") == 0)
-		usleep(1000);
+	sql_becomes("SELECT flight_to > 0 FROM line");
 	kill_child(&child);
 	begin_ms = mqfs_clock_monotonic_ms();
 	id = watching.entries[0].id;
@@ -582,7 +584,7 @@ static void a_dead_mounts_line_is_taken_over(void **unused)
 	assert_int_equal(remove_entry(outbox, id), -EBUSY);
 	loud();
 	assert_true(WAIT_UNTIL(watching.sent == 10, ENOUGH_MS));
-	assert_in_range(mqfs_clock_monotonic_ms() - begin_ms, 1000, 8000);
+	assert_in_range(mqfs_clock_monotonic_ms() - begin_ms, 1000, 16000);
 	assert_int_equal(store_integer("SELECT count(DISTINCT body) FROM contents"), 10);
 }
 
