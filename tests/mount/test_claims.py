@@ -106,7 +106,7 @@ def test_c9_eight_workers_finish_while_the_broker_is_dead(own_broker, mounts, ro
     queue.names("pending")  # consuming begins
     eventually(all_gone(own_broker, queue), 30, "an empty queue")
     assert queue.names("pending") == [] and queue.names("claimed") == [] and queue.names("dead") == []
-    assert queue.stats()["redelivered"] == 8
+    queue.wait_stats(redelivered=8)
     queue.publish(b"after")
     assert queue.consume(1) == [b"after"]
 

@@ -179,7 +179,7 @@ def test_locked_store_ends_no_lease(mount, backend):
             os.unlink(queue.claimed / name)  # mqfs has taken it over
         time.sleep(2.5)  # more than two leases
     for queue in queues:
-        eventually(lambda queue=queue: queue.stats()["acked"] == 1, 20, "the acknowledgement")
+        queue.wait_stats(acked=1, seconds=20)
         assert (queue.names("pending"), queue.names("claimed")) == ([], [])
         assert queue.stats()["redelivered"] == 0
 
@@ -233,7 +233,7 @@ def test_broker_restart(own_broker, mounts):
         return found >= {b"%d" % number for number in range(1, 20)} | {b"away"}
 
     eventually(complete, 60, "all messages")
-    assert queue.stats()["consumers"] >= 1
+    eventually(lambda: queue.stats()["consumers"] >= 1, what="a consumer")
 
 
 @contextlib.contextmanager

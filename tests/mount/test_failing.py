@@ -40,15 +40,15 @@ def bury(queue, *bodies, error=None):
 
 def test_r1_retry_comes_back(mount):
     """R1: a failed attempt waits, then comes back to the queue with its priority."""
-    queue = mount(backoff_base="1s").make("jobs")
+    queue = mount(backoff_base="3s").make("jobs")
     queue.publish(b"body", name="job.txt", priority=7, message_id="m-1")
     start = time.monotonic()
     queue.fail_to("retry", error="not today")
     (name,) = queue.wait_names("retry", 1)
     meta = queue.meta("retry", name)
     assert (meta["state"], meta["attempts"], meta["error"]) == ("retry", 1, "not today")
-    (again,) = queue.wait_names("pending", 1, seconds=15)
-    assert 0.4 < time.monotonic() - start < 8
+    (again,) = queue.wait_names("pending", 1, seconds=20)
+    assert time.monotonic() - start > 1.4
     assert again.endswith("-job.txt")
     assert (queue.xattr("pending", again, "priority"), queue.xattr("pending", again, "attempts")) == ("7", "1")
     assert queue.xattr("pending", again, "message-id") == "m-1"
@@ -87,18 +87,18 @@ def test_r1_backoff_grows(mount):
 
 def test_r1_next_at_is_real(mount):
     """R1: `next_at` is when it really comes back."""
-    queue = mount(backoff_base="1s").make("jobs")
+    queue = mount(backoff_base="3s").make("jobs")
     queue.publish(b"body")
     queue.fail_to("retry")
     (name,) = queue.wait_names("retry", 1)
     due = seconds(queue.meta("retry", name)["next_at"])
-    queue.wait_names("pending", 1, seconds=15)
-    assert -0.3 < time.time() - due < 2.5
+    queue.wait_names("pending", 1, seconds=20)
+    assert -0.3 < time.time() - due < 5
 
 
 def test_r1_one_queue_never_holds_up_another(mount):
     """R1: one queue's failures never hold up another's: nor does a long wait a short one."""
-    target = mount(backoff_base="1s", backoff_factor="60")
+    target = mount(backoff_base="3s", backoff_factor="20")
     slow, quick = target.make("slow"), target.make("quick")
     slow.publish(b"slow")
     slow.fail_to("retry")
@@ -109,8 +109,8 @@ def test_r1_one_queue_never_holds_up_another(mount):
     slow.fail_to("retry")
     quick.publish(b"quick")
     quick.fail_to("retry")
-    assert quick.consume(1, seconds=12) == [b"quick"]
-    assert slow.consume(1, seconds=12) == [b"second"]
+    assert quick.consume(1, seconds=20) == [b"quick"]
+    assert slow.consume(1, seconds=20) == [b"second"]
 
 
 # -- R3 ---------------------------------------------------------------------
@@ -216,29 +216,36 @@ def test_r4_replay_by_glob(queue, kind):
     assert sorted(queue.consume(3)) == [b"a", b"b", b"c"]
 
 
-@pytest.mark.parametrize("start, target", [
+MOVES = [
     ("dead", "new"), ("dead", "retry"), ("retry", "pending"), ("retry", "dead"), ("claimed", "retry"), ("claimed", "dead"),
     ("claimed", "pending"), ("pending", "claimed"), ("pending", "retry"), ("pending", "dead"), ("claimed", "../{}/new"),
-    ("dead", "../{}/new"), ("pending", "../{}/new/@3")])
-def test_r4_mv_of_many(mount, start, target):
-    """R4, C5: globs work: `mv A/* B/` of several ends without an error (GNU mv looks for each in B afterwards)."""
-    queue = mount(backoff_base="10min").make("jobs")
-    queue.mount.make("other")
+    ("dead", "../{}/new"), ("pending", "../{}/new/@3")]
+
+
+def many_in(start, queue):
+    """Twelve messages there."""
     for number in range(12):
         queue.publish(b"%d" % number)
     names = queue.wait_names("pending", 12)
-    if start in ("retry", "dead"):
+    if start != "pending":
         for name in names:
             os.rename(queue.pending / name, queue.path / start / name)
-    elif start == "claimed":
-        for name in names:
-            os.rename(queue.pending / name, queue.claimed / name)
     queue.wait_names(start, 12)
+
+
+@pytest.mark.deadline(120)
+def test_r4_mv_of_many(mount):
+    """R4, C5: globs work: `mv A/* B/` of several ends without an error (GNU mv looks for each in B afterwards)."""
+    target = mount(backoff_base="10min")
+    queues = [(target.make(f"jobs{number}"), target.make(f"other{number}"), *move) for number, move in enumerate(MOVES)]
+    for queue, _, start, _ in queues:
+        many_in(start, queue)
     time.sleep(1.2)  # what the kernel remembers of names must not be what makes it work
-    result = run(["sh", "-c", f"mv {start}/* {target.format('other')}/"], cwd=queue.path)
-    assert (result.status, result.err) == (0, "")
-    where = queue.mount.queue("other") if "{}" in target else queue
-    where.wait_names("pending" if "new" in target else target, 12)
+    for queue, other, start, where in queues:
+        result = run(["sh", "-c", f"mv {start}/* {where.format(other.name)}/"], cwd=queue.path)
+        assert (result.status, result.err) == (0, ""), (start, where)
+    for queue, other, _, where in queues:
+        (other if "{}" in where else queue).wait_names("pending" if "new" in where else where, 12)
 
 
 def test_r4_replay_at_a_priority(queue):
@@ -365,8 +372,7 @@ def test_r5_looking_loses_nothing(mount):
         assert result.status == 0, result.err
     assert sorted(queue.bodies("dead")) == [b"1", b"3", b"5"]
     assert sorted(queue.bodies("retry")) == [b"0", b"2", b"4"]
-    stats = queue.stats()
-    assert (stats["dead"], stats["retry"]) == (3, 3)
+    queue.wait_stats(dead=3, retry=3)
 
 
 @pytest.mark.only("rabbitmq")
@@ -417,7 +423,7 @@ def test_r5_look_max(mount, backend):
     eventually(lambda: backend.exists("jobs.dead"), what="the dead letters' queue")
     backend.publish("jobs.dead", *[b"%d" % number for number in range(12)])
     assert len(queue.wait_names("dead", 5)) == 5
-    assert queue.stats()["dead"] == 12
+    queue.wait_stats(dead=12)
 
 
 def test_r5_counts(mount):
@@ -426,8 +432,7 @@ def test_r5_counts(mount):
     for number in range(3):
         queue.publish(b"x")
         queue.fail_to("dead" if number else "retry")
-    eventually(lambda: (queue.stats()["dead"], queue.stats()["retry"]) == (2, 1), what="the totals")
-    assert queue.stats()["dead_lettered"] == 2 and queue.stats()["retried"] == 1
+    queue.wait_stats(dead=2, retry=1, dead_lettered=2, retried=1)
 
 
 # -- R2, of what a stranger may have put into a message ---------------------

@@ -2,6 +2,7 @@
 """A mounted mqfs under the control of a test, and its queues as Python sees them."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -137,6 +138,21 @@ class Queue:
         lines = (self.path / "stats").read_text().splitlines()
         return {key: float(value) for key, value in (line.split() for line in lines)}
 
+    def wait_stats(self, seconds=10, **expected):
+        """Until these are the values; gives them all. The totals are the last known ones while a broker is busy, and what
+        became of a message is counted when the broker has been told."""
+        stats = {}
+
+        def as_expected():
+            stats.update(self.stats())
+            return expected.items() <= stats.items()
+
+        try:
+            eventually(as_expected, seconds)
+        except AssertionError:
+            raise AssertionError(f"stats have {({key: stats[key] for key in expected})}, not {expected}") from None
+        return stats
+
     def fail_to(self, where, seconds=10, error=None):
         """Takes one message, fails it with a reason, moves it to retry/ or dead/."""
         name = self.take(seconds)
@@ -268,8 +284,17 @@ class Mount:
         return Queue(self, name)
 
     def make(self, name):
-        """mkdir."""
-        os.mkdir(self.path / name)
+        """mkdir. The kernel looks the name up first, which may find a busy broker away as well."""
+        def made():
+            try:
+                os.mkdir(self.path / name)
+            except OSError as error:
+                if error.errno != errno.EHOSTDOWN:
+                    raise
+                return False
+            return True
+
+        eventually(made, 15, f"mkdir {name}")
         return Queue(self, name)
 
     def sh(self, script, kind="bash", **options):
