@@ -4,6 +4,7 @@
 import contextlib
 import errno
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -42,6 +43,15 @@ def sync(path):
     file = os.open(path, os.O_RDONLY)
     os.fsync(file)
     os.close(file)
+
+
+def on_disk(queue, name, body):
+    """The properties of such a draft in the state file, as text; empty when there is none."""
+    status = dict(line.split(" ", 1) for line in (queue.mount.path / ".mqfs/status").read_text().splitlines())
+    with contextlib.closing(sqlite3.connect(status["state"], timeout=10)) as state:
+        rows = state.execute("SELECT head FROM entry JOIN content USING (id) WHERE base = ? AND body = ?",
+                             (name, body.encode())).fetchall()
+    return "".join(head.decode(errors="replace") or "none" for (head,) in rows)
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -105,7 +115,8 @@ def test_p7_closed_is_enough(mount):
     (queue.new / ".draft").write_bytes(b"one")
     (queue.new / ".draft").write_bytes(b"body")
     os.setxattr(queue.new / ".draft", "user.mqfs.type", b"kind")
-    time.sleep(1)  # RELEASE comes after close() has returned, and nothing shows when it was kept
+    # RELEASE comes after close() has returned: only the disk shows when it was kept.
+    eventually(lambda: "kind" in on_disk(queue, ".draft", "body"), what="the draft on the disk")
     remount(queue, "kill")
     assert (queue.new / ".draft").read_bytes() == b"body"
     assert queue.xattr("new", ".draft", "type") == "kind"
@@ -182,12 +193,13 @@ def test_p7_spoiled_draft(mount, backend, end):
 def test_p7_killed_writer(mount, backend):
     """P7, P8: what a killed writer left is listed again, and can't be published."""
     queue = mount(lease_timeout="1s").make("jobs")
-    with background(["sh", "-c", "exec 3>new/job; echo half >&3; exec sleep 30"], cwd=queue.path) as writer:
-        time.sleep(0.5)
+    script = "exec 3>new/job; echo half >&3; echo; exec sleep 30"
+    with background(["sh", "-c", script], cwd=queue.path, stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
         writer.kill()
     queue.wait_names("new", 1)
     eventually(lambda: errno_of(os.rename, queue.new / "job", queue.new / "other") == errno.EIO)
-    time.sleep(0.5)  # nobody's close() waits for the disk here
+    eventually(lambda: on_disk(queue, "job", "half\n"), what="the draft on the disk")  # no close() waits for that
     remount(queue, "kill")
     assert queue.names("new") == ["job"]
     assert errno_of(os.rename, queue.new / "job", queue.new / "other") == errno.EIO

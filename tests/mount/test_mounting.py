@@ -247,7 +247,8 @@ def test_m1_broker_that_does_not_answer(room):
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         start = time.monotonic()
-        refused(try_mount(room, f"amqp://guest:guest@127.0.0.1:{silent.getsockname()[1]}/"), "time", "answer")
+        url = f"amqp://guest:guest@127.0.0.1:{silent.getsockname()[1]}/"
+        refused(try_mount(room, url, "-o", "connect-timeout=1s"), "time", "answer")
         assert time.monotonic() - start < 15
 
 

@@ -78,14 +78,17 @@ def test_p8_child_of_a_regulars_thread_writes_on(queue, shared_backend):
     script = """
 file = open(f"{new}/handed", "wb", buffering=0)
 file.write(b"parent")
+handed_on, closed = threading.Event(), threading.Event()
 def hand_on():
     global child
     child = subprocess.Popen(["sh", "-c", "sleep 0.5; printf ' and child'"], stdout=file)
-    time.sleep(1)
+    handed_on.set()
+    closed.wait()
 thread = threading.Thread(target=hand_on)
 thread.start()
-time.sleep(0.3)
+handed_on.wait()
 file.close()
+closed.set()
 thread.join()
 child.wait()
 """

@@ -188,6 +188,7 @@ signal.signal(signal.SIGALRM, lambda *_: hits.append(1))
 signal.siginterrupt(signal.SIGALRM, {interrupts})
 signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
 {setup}
+print("ready", flush=True)
 try:
     {act}
 except OSError as error:
@@ -203,6 +204,13 @@ RENAME = ('file = os.open(sys.argv[1] + "/.draft", os.O_WRONLY | os.O_CREAT, 0o6
           'os.rename(sys.argv[1] + "/.draft", sys.argv[1] + "/job")')
 
 
+def await_wait(process, seconds):
+    """Until it waits in the call after its first line, and for so long."""
+    assert process.stdout.readline() == b"ready\n"
+    eventually(lambda: is_blocked(process), what="a call that waits")
+    stays(lambda: process.poll() is None, seconds, "the call that waits")
+
+
 @pytest.mark.deadline(90)
 @pytest.mark.parametrize("interrupts", [False, True], ids=["restart", "interrupt"])
 def test_p8_harmless_signal_during_a_slow_close(own_broker, mounts, interrupts):
@@ -212,7 +220,7 @@ def test_p8_harmless_signal_during_a_slow_close(own_broker, mounts, interrupts):
     own_broker.pause()
     try:
         with background([sys.executable, "-c", script, queue.new], stdout=-1) as writer:
-            stays(lambda: writer.poll() is None, 1.2, "the close that waits")
+            await_wait(writer, 1.2)
             own_broker.resume()
             assert wait_exit(writer, 30) == 0
             outcome, hits = writer.stdout.read().decode().splitlines()
@@ -233,7 +241,7 @@ def test_p8_harmless_signal_during_a_slow_rename(own_broker, mounts, blind):
     try:
         with background([sys.executable, "-c", script, queue.new], stdout=-1) as writer, \
                 no_descriptors(queue.mount) if blind else contextlib.nullcontext():
-            stays(lambda: writer.poll() is None, 1.2, "the rename that waits")
+            await_wait(writer, 1.2)
             own_broker.resume()
             assert wait_exit(writer, 30) == 0
             outcome = writer.stdout.read().decode().splitlines()[0]
@@ -248,11 +256,11 @@ def test_p8_waiting_close_can_be_killed(own_broker, mounts):
     """Tenet 4: a close() that waits ends when its caller is killed, and the message is not lost."""
     mount = mounts.add(own_broker.url(), {"publish-timeout": "20s"})
     queue = mount.make("jobs")
-    script = "import os, sys\n" + "\n".join(CLOSE)
+    script = "\n".join(("import os, sys", CLOSE[0], 'print("ready", flush=True)', CLOSE[1]))
     own_broker.pause()
     try:
-        with background([sys.executable, "-c", script, queue.new]) as writer:
-            stays(lambda: writer.poll() is None, 1, "the close that waits")
+        with background([sys.executable, "-c", script, queue.new], stdout=-1) as writer:
+            await_wait(writer, 0.3)
             start = time.monotonic()
             writer.kill()
             assert wait_exit(writer, 5) == -signal.SIGKILL
@@ -274,13 +282,13 @@ def test_p2_rename_waits_at_most_rename_timeout(own_broker, mounts):
     try:
         start = time.monotonic()
         errno_of(os.rename, queue.new / ".draft", queue.new / "job")
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 8  # with the disk's own time
         start = time.monotonic()
         os.listdir(mount.path)
         os.statvfs(mount.path)
         queue.stats()
         queue.new.stat()
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 4
     finally:
         own_broker.resume()
     # ETIMEDOUT: unknown. It may arrive, and it may be listed to be sent again; it may not be neither.
@@ -294,11 +302,17 @@ def test_p1_blocked_broker(own_broker, mounts):
     queue = mount.make("jobs")
     (queue.new / "before").write_bytes(b"before")
     own_broker.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
-    start = time.monotonic()
-    refusals = [errno_of((queue.new / f"job{number}").write_bytes, b"during") for number in range(3)]
-    assert time.monotonic() - start < 12
+    refusals = []
+
+    def is_refused():
+        start = time.monotonic()
+        refusals.append(errno_of((queue.new / f"job{len(refusals)}").write_bytes, b"during"))
+        assert time.monotonic() - start < 4
+        return refusals[-1]
+
+    eventually(is_refused, 20, "a refusal")  # the alarm sets in when it likes
+    is_refused()
     own_broker.ctl("set_vm_memory_high_watermark", "0.4")
-    assert any(refusals), "the alarm stopped nothing"
     listed = queue.names("new")
     eventually(lambda: errno_of((queue.new / "after").write_bytes, b"after") == 0, 30, "publishing after the alarm")
     assert len(listed) == sum(1 for refusal in refusals if refusal)

@@ -37,17 +37,22 @@ def metrics(text):
     return {name: int(count) for name, count in line.findall(text)}
 
 
-@pytest.mark.deadline(120)
+@pytest.mark.deadline(200)
 @pytest.mark.only("sqlite")  # drafts are the mount's own until they are published
 def test_p2_stress_ng(mount, room, shim):
     """P2: all at once, each verifying what it reads; then the mount is as it was."""
     queue = mount(max_body="64M").make("jobs")
-    words = ["stress-ng", *(f"--{name}=1" for name in STRESSORS), *SIZES, f"--timeout={SECONDS}", "--verify",
-             "--metrics", "--temp-path", queue.new]
-    result = run(words, timeout=90, env={**os.environ, "LD_PRELOAD": str(shim)}, cwd=room)
-    text = result.out + result.err
-    assert result.status == 0, text
-    did = metrics(text)
-    assert all(did.get(name) for name in STRESSORS), text
+    left = STRESSORS
+    for _ in range(3):  # on a busy machine not each of them comes to its turn
+        words = ["stress-ng", *(f"--{name}=1" for name in left), *SIZES, f"--timeout={SECONDS}", "--verify",
+                 "--metrics", "--temp-path", queue.new]
+        result = run(words, timeout=90, env={**os.environ, "LD_PRELOAD": str(shim)}, cwd=room)
+        text = result.out + result.err
+        assert result.status == 0, text
+        did = metrics(text)
+        left = [name for name in left if not did.get(name)]
+        if not left:
+            break
+    assert not left, text
     queue.publish(b"after")
     assert queue.consume(1) == [b"after"]
