@@ -57,25 +57,27 @@ static void note_trouble(struct mqfs_state *state, int result)
 
 /* ---- transactions ---- */
 
+static const char BEGIN[] = "BEGIN", BEGIN_WRITE[] = "BEGIN IMMEDIATE", COMMIT[] = "COMMIT", ROLLBACK[] = "ROLLBACK";
+
 static void rollback(struct mqfs_state *state)
 {
 	/* Some errors have rolled back by themselves. */
 	if (!sqlite3_get_autocommit(state->db))
-		statement_run(state_statement(state, "ROLLBACK"));
+		statement_run(state_statement(state, ROLLBACK));
 	state->checkpoint.reserved_pages = 0;
 }
 
 static int begin(struct mqfs_state *state, bool write)
 {
 	state->checkpoint.busy_until_ms = mqfs_clock_monotonic_ms() + LOCK_PATIENCE_MS;
-	return statement_run(state_statement(state, write ? "BEGIN IMMEDIATE" : "BEGIN"));
+	return statement_run(state_statement(state, write ? BEGIN_WRITE : BEGIN));
 }
 
 static int commit(struct mqfs_state *state)
 {
 	int r = checkpoint_reserve(&state->checkpoint);
 
-	return r < 0 ? r : statement_run(state_statement(state, "COMMIT"));
+	return r < 0 ? r : statement_run(state_statement(state, COMMIT));
 }
 
 static bool any_writes(const struct state_job *list)
@@ -88,8 +90,12 @@ static bool any_writes(const struct state_job *list)
 /* One transaction of all of the list. 0 and every outcome is set, or a negative errno and nothing was done. */
 static int attempt(struct mqfs_state *state, struct state_job *list)
 {
-	int r = begin(state, any_writes(list));
+	int r;
 
+	/* When the last ROLLBACK itself has failed. */
+	if (!sqlite3_get_autocommit(state->db))
+		rollback(state);
+	r = begin(state, any_writes(list));
 	if (r < 0)
 		return r;
 	for (struct state_job *job = list; job && r >= 0; job = job->next) {
@@ -343,9 +349,14 @@ static void *writer_main(void *arg)
 
 int state_start(struct mqfs_state *state)
 {
+	static const char *const needed[] = {BEGIN, BEGIN_WRITE, COMMIT, ROLLBACK};
 	sigset_t all, old;
 	int r;
 
+	/* When they are needed there may be no memory for them. */
+	for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]); i++)
+		if (!state_statement(state, needed[i]))
+			return -ENOMEM;
 	/* Signals are main's. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);

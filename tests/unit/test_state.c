@@ -202,6 +202,31 @@ static void members_tick(void **state)
 	mqfs_state_close(at);
 }
 
+/* As where a ROLLBACK has failed. */
+static int64_t leave_open(struct mqfs_state *state, struct state_member *member, int64_t now_ms)
+{
+	struct ticking *ticking = (struct ticking *)member;
+
+	(void)now_ms;
+	if (ticking->ticks++ == 0)
+		assert_int_equal(statement_run(state_statement(state, "BEGIN IMMEDIATE; -- not the state's own")), 0);
+	return MQFS_NEVER;
+}
+
+static void a_transaction_left_open_ends(void **state)
+{
+	struct ticking ticking = {.member.tick = leave_open};
+	struct mqfs_state *at = open_state(BROKER);
+
+	(void)state;
+	state_join(at, &ticking.member);
+	assert_int_equal(add(at, "before"), 0); /* a tick follows at the latest now */
+	state_leave(at, &ticking.member);
+	assert_int_equal(add(at, "after"), 0);
+	mqfs_state_close(at);
+	assert_int_equal(sql_integer("SELECT count(*) FROM take"), 2);
+}
+
 /* --- whose file is it? --- */
 
 /* The file that url has; a new string. */
@@ -402,6 +427,7 @@ int main(void)
 	    STATE_TEST(a_locked_file_is_waited_for),
 	    STATE_TEST(a_close_waits_for_two_seconds),
 	    STATE_TEST(members_tick),
+	    STATE_TEST(a_transaction_left_open_ends),
 	    STATE_TEST(the_file_is_the_brokers),
 	    STATE_TEST(the_file_is_the_stores),
 	    STATE_TEST(a_bad_url_is_refused_without_its_password),
