@@ -30,11 +30,14 @@ int intake_consume(struct store *store, const struct request *request)
 		intake = calloc(1, sizeof(*intake));
 		if (intake)
 			intake->queue = strdup(request->queue);
-		if (!intake || !intake->queue) {
+		if (intake && intake->queue)
+			HASH_ADD_KEYPTR(hh, store->intakes, intake->queue, strlen(intake->queue), intake);
+		if (!intake || !intake->hh.tbl) {
+			if (intake)
+				free(intake->queue);
 			free(intake);
 			return -ENOMEM;
 		}
-		HASH_ADD_KEYPTR(hh, store->intakes, intake->queue, strlen(intake->queue), intake);
 	}
 	intake->prefetch = request->consume.prefetch;
 	intake->sink = request->consume.sink;

@@ -147,6 +147,21 @@ static int64_t ledger_column(sqlite3_stmt *statement, int column)
 	return number < 0 ? 0 : number < NUMBER_MAX ? number : NUMBER_MAX;
 }
 
+/* Owns queue from now on. 0 or -ENOMEM. */
+static int ledger_add(struct store *store, struct queue *queue)
+{
+	HASH_ADD_KEYPTR(by_name, store->queues_by_name, queue->name, strlen(queue->name), queue);
+	if (queue->by_name.tbl)
+		HASH_ADD(by_id, store->queues_by_id, id, sizeof(queue->id), queue);
+	if (queue->by_name.tbl && queue->by_id.tbl)
+		return 0;
+	if (queue->by_name.tbl)
+		HASH_DELETE(by_name, store->queues_by_name, queue);
+	free(queue->name);
+	free(queue);
+	return -ENOMEM;
+}
+
 static int ledger_load(struct store *store, sqlite3_stmt *statement, struct queue **ret_queue)
 {
 	struct queue *queue;
@@ -171,10 +186,10 @@ static int ledger_load(struct store *store, sqlite3_stmt *statement, struct queu
 	for (int state = 0; state < STATES; state++)
 		queue->counts[state] = ledger_column(statement, 7 + state);
 	sqlite3_reset(statement);
-	HASH_ADD_KEYPTR(by_name, store->queues_by_name, queue->name, strlen(queue->name), queue);
-	HASH_ADD(by_id, store->queues_by_id, id, sizeof(queue->id), queue);
-	*ret_queue = queue;
-	return 0;
+	r = ledger_add(store, queue);
+	if (r == 0)
+		*ret_queue = queue;
+	return r;
 }
 
 int ledger_queue(struct store *store, const char *name, struct queue **ret_queue)

@@ -17,6 +17,20 @@ enum { REVISIONS_MAX = 10000 }; /* the file remembers as many removals */
 
 /* ---- lines ---- */
 
+/* false: out of memory, and it is in neither. */
+static bool line_add(struct mqfs_outbox *outbox, struct line *line)
+{
+	HASH_ADD(by_id, outbox->lines_by_id, id, sizeof(line->id), line);
+	if (!line->by_id.tbl)
+		return false;
+	pthread_mutex_lock(&outbox->lock);
+	HASH_ADD_KEYPTR(by_queue, outbox->lines_by_queue, line->queue, strlen(line->queue), line);
+	pthread_mutex_unlock(&outbox->lock);
+	if (!line->by_queue.tbl)
+		HASH_DELETE(by_id, outbox->lines_by_id, line);
+	return line->by_queue.tbl;
+}
+
 static struct line *line_of(struct mqfs_outbox *outbox, int64_t id, const char *queue)
 {
 	struct line *line;
@@ -25,19 +39,16 @@ static struct line *line_of(struct mqfs_outbox *outbox, int64_t id, const char *
 	if (line)
 		return line;
 	line = calloc(1, sizeof(*line));
-	if (line)
-		line->queue = strdup(queue);
-	if (!line || !line->queue) {
-		free(line);
+	if (!line)
 		return NULL;
-	}
+	line->queue = strdup(queue);
 	line->id = id;
 	line->probing = true;
-	HASH_ADD(by_id, outbox->lines_by_id, id, sizeof(line->id), line);
-	pthread_mutex_lock(&outbox->lock);
-	HASH_ADD_KEYPTR(by_queue, outbox->lines_by_queue, line->queue, strlen(line->queue), line);
-	pthread_mutex_unlock(&outbox->lock);
-	return line;
+	if (line->queue && line_add(outbox, line))
+		return line;
+	free(line->queue);
+	free(line);
+	return NULL;
 }
 
 static void count(struct mqfs_outbox *outbox, const struct known *known, int sign)
@@ -106,7 +117,10 @@ static struct known *known_make(struct mqfs_outbox *outbox, int64_t id)
 		return NULL;
 	known->id = id;
 	HASH_ADD(hh, outbox->known, id, sizeof(known->id), known);
-	return known;
+	if (known->hh.tbl)
+		return known;
+	free(known);
+	return NULL;
 }
 
 static int tell_changed(struct mqfs_outbox *outbox, const struct entry_row *row)

@@ -442,6 +442,11 @@ sqlite3_stmt *state_statement(struct mqfs_state *state, const char *sql)
 		return NULL;
 	}
 	HASH_ADD_PTR(state->prepared, sql, prepared);
+	if (!prepared->hh.tbl) {
+		sqlite3_finalize(prepared->statement);
+		free(prepared);
+		return NULL;
+	}
 	return prepared->statement;
 }
 
