@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "clockwork.h"
 
-#include <errno.h>
-
 #include <mqfs/clock.h>
 #include <mqfs/failpoint.h>
+#define LOG_TOPIC "sqlite"
+#include <mqfs/log.h>
 
 #include "ledger.h"
 #include "messages.h"
@@ -46,21 +46,36 @@ static int due_rows(struct store *store, enum statement_id id, enum message_stat
 	return r < 0 ? r : count;
 }
 
+/* A row that makes no sense is left to whoever repairs the file; but it must not be due again at once. */
+static int set_aside(struct store *store, int64_t id)
+{
+	sqlite3_stmt *statement = store->statements[STATEMENT_MESSAGE_SET_ASIDE];
+
+	log_warning("message %lld: its row is damaged", (long long)id);
+	sqlite3_bind_int64(statement, 1, id);
+	return statement_run(statement);
+}
+
+static int one_due(struct store *store, const struct due_row *row)
+{
+	struct queue *queue;
+	int r = ledger_queue_by_id(store, row->queue, &queue);
+
+	if (r == 0 && queue && row->fence.state == STATE_RETRY)
+		r = message_wake(store, queue, &row->fence);
+	else if (r == 0 && queue)
+		r = message_end(store, queue, &row->fence, "expired");
+	return r == 0 ? set_aside(store, row->fence.id) : r;
+}
+
 static int each_due(struct store *store, enum statement_id id, enum message_state state)
 {
 	struct due_row rows[CLOCKWORK_BATCH];
 	int count = due_rows(store, id, state, rows);
-	struct queue *queue;
 
 	for (int i = 0; i < count; i++) {
-		int r = ledger_queue_by_id(store, rows[i].queue, &queue);
+		int r = one_due(store, &rows[i]);
 
-		if (r == 0 && !queue)
-			r = -EIO;
-		if (r == 0 && state == STATE_RETRY)
-			r = message_wake(store, queue, &rows[i].fence);
-		else if (r == 0)
-			r = message_end(store, queue, &rows[i].fence, "expired");
 		if (r < 0)
 			return r;
 	}

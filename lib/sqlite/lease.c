@@ -61,11 +61,13 @@ static int lease_count_lost(struct store *store, bool *ret_any)
 		struct queue *queue;
 
 		r = ledger_queue_by_id(store, sqlite3_column_int64(statement, 0), &queue);
-		if (r < 0 || !queue)
+		if (r < 0)
 			break;
+		*ret_any = true;
+		if (!queue)
+			continue;
 		ledger_count(queue, STATE_LEASED, -count);
 		ledger_count(queue, STATE_READY, count);
-		*ret_any = true;
 	}
 	sqlite3_reset(statement);
 	return r < 0 ? r : 0;

@@ -175,7 +175,7 @@ static int ledger_load(struct store *store, sqlite3_stmt *statement, struct queu
 	if (r < 0) {
 		sqlite3_reset(statement);
 		free(queue);
-		return r;
+		return r == -EIO ? 0 : r;
 	}
 	queue->id = sqlite3_column_int64(statement, 0);
 	queue->max_priority = ledger_column(statement, 2);

@@ -20,7 +20,7 @@ void ledger_rollback(struct store *store);
 /* 1 when another process has changed the file since the last look, 0, or a negative errno. */
 int ledger_sync(struct store *store);
 
-/* 0 with *ret_queue NULL when there is none. It is valid until the transaction ends. */
+/* 0 with *ret_queue NULL when there is none, or one whose name is damaged. It is valid until the transaction ends. */
 int ledger_queue(struct store *store, const char *name, struct queue **ret_queue);
 int ledger_queue_by_id(struct store *store, int64_t id, struct queue **ret_queue);
 /* The name of a queue in a row: a new string. -EIO for what can't be one, -ENOMEM. */

@@ -130,6 +130,8 @@ static int make_room(struct store *store, struct queue *queue)
 		fence.generation = sqlite3_column_int64(statement, 1);
 		sqlite3_reset(statement);
 		r = message_end(store, queue, &fence, "maxlen");
+		if (r == 0)
+			return -EIO; /* READY, and somebody's: it would be the oldest again */
 	}
 	return r < 0 ? r : 0;
 }
@@ -328,8 +330,12 @@ int message_bury(struct store *store, struct queue *queue, const struct message_
 
 	sqlite3_bind_int64(statement, 1, fence->id);
 	r = statement_step(statement);
-	if (r <= 0)
-		return r < 0 ? r : -EIO;
+	if (r < 0)
+		return r;
+	if (r == 0) {
+		log_warning("message %lld: its content is missing", (long long)fence->id);
+		return message_delete(store, queue, fence);
+	}
 	r = read_content(statement, 0, fence->id, &message, &damaged);
 	sqlite3_reset(statement);
 	if (r < 0)

@@ -41,6 +41,7 @@ static const char *const texts[STATEMENTS] = {
         " mount = NULL, deliveries = 0, redelivered = 0" FENCE,
     [STATEMENT_MESSAGE_RELEASE] = "UPDATE messages SET state = 0, mount = NULL, redelivered = 1" FENCE,
     [STATEMENT_MESSAGE_WAKE] = "UPDATE messages SET state = 0, next_at = NULL" FENCE,
+    [STATEMENT_MESSAGE_SET_ASIDE] = "UPDATE messages SET next_at = NULL, expires_at = NULL WHERE id = ?1",
     [STATEMENT_MESSAGE_TAKE] = "UPDATE messages SET state = 1, mount = ?2, generation = ?3 WHERE id = ?1",
     [STATEMENT_MESSAGE_RETRY] = SELECT_WHOLE " WHERE m.queue = ?1 AND m.state = 2 ORDER BY m.id LIMIT ?2",
     [STATEMENT_MESSAGE_DEAD] = SELECT_WHOLE " WHERE m.queue = ?1 AND m.state = 3 ORDER BY m.id LIMIT ?2",

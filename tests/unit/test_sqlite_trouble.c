@@ -244,6 +244,61 @@ static void a_damaged_message_goes_to_the_dead(void **state)
 	collector_end(&collector, backend, "jobs");
 }
 
+/* READY, but with a mount: nobody can let it go. */
+static void a_row_that_cannot_make_room_is_eio(void **state)
+{
+	struct mqfs_settings settings;
+	struct call call = {0};
+
+	(void)state;
+	mqfs_settings_init(&settings);
+	settings.max_length = 1;
+	settings.overflow = MQFS_OVERFLOW_DROP_HEAD;
+	mqfs_queue_declare(backend, "short", &settings, in_ms(ENOUGH_MS), call_done, &call);
+	assert_int_equal(call_wait(&call), 0);
+	assert_int_equal(publish(backend, "short", unit_message("x")), 0);
+	sql("UPDATE messages SET mount = 7");
+	assert_int_equal(publish(backend, "short", unit_message("y")), -EIO);
+	assert_int_equal(publish(backend, "jobs", unit_message("z")), 0);
+}
+
+/* Rows that are due and have no queue, no content, or a mount: they hold up nothing, and what they have stays. */
+static void damaged_rows_that_are_due_hold_up_nothing(void **state)
+{
+	struct collector collector = {0};
+
+	(void)state;
+	sql("INSERT INTO messages (id, queue, state, priority, generation, mount, next_at, expires_at)"
+	    " SELECT 1001, 999, 2, 0, 1, NULL, 1, NULL UNION ALL SELECT 1002, id, 2, 0, 1, 7, 1, NULL FROM queues"
+	    " UNION ALL SELECT 1003, id, 0, 0, 1, NULL, NULL, 1 FROM queues"
+	    " UNION ALL SELECT 1004, 999, 0, 0, 1, NULL, NULL, 1;"
+	    "UPDATE queues SET ready = ready + 1, retry = retry + 1; UPDATE store SET sequence = 2000");
+	mqfs_consume(backend, "jobs", 8, &collector_sink, &collector);
+	for (size_t i = 1; i <= 3; i++) {
+		assert_int_equal(publish_delayed("due", 1), 0);
+		assert_true(WAIT_UNTIL(collector.count == i, ENOUGH_MS));
+	}
+	assert_int_equal(sql_integer("SELECT count(*) FROM messages WHERE id IN (1001, 1002, 1004)"), 3);
+	assert_int_equal(depths(backend, "jobs").ready, 0);
+	collector_end(&collector, backend, "jobs");
+}
+
+static void a_leased_row_without_queue_holds_up_nothing(void **state)
+{
+	struct collector collector = {0};
+
+	(void)state;
+	assert_int_equal(publish(backend, "jobs", unit_message("held")), 0);
+	sql("UPDATE messages SET state = 1, mount = 7; UPDATE queues SET ready = 0, leased = 1;"
+	    "INSERT INTO messages (id, queue, state, priority, generation, mount) VALUES (1001, 0, 1, 0, 1, 7);"
+	    "UPDATE store SET sequence = 2000");
+	mqfs_consume(backend, "jobs", 8, &collector_sink, &collector);
+	assert_true(WAIT_UNTIL(collector.count == 1, ENOUGH_MS));
+	assert_true(collector.got[0]->redelivered);
+	assert_int_equal(depths(backend, "jobs").ready, 0);
+	collector_end(&collector, backend, "jobs");
+}
+
 /* A page of the middle is overwritten while the store is open. */
 static void a_damaged_page_is_eio(void **state)
 {
@@ -349,6 +404,9 @@ int main(void)
 	    STORE_TEST(failing_publishes_hold_up_nothing),
 	    STORE_TEST(what_cannot_be_woken_holds_up_nothing),
 	    STORE_TEST(a_damaged_message_goes_to_the_dead),
+	    STORE_TEST(a_row_that_cannot_make_room_is_eio),
+	    STORE_TEST(damaged_rows_that_are_due_hold_up_nothing),
+	    STORE_TEST(a_leased_row_without_queue_holds_up_nothing),
 	    STORE_TEST(a_damaged_page_is_eio),
 	    STORE_TEST(absurd_numbers_are_harmless),
 	    STORE_TEST(a_name_with_a_zero_is_no_queue),
