@@ -17,7 +17,7 @@
  *                (due: READY)  move
  *
  * A row keeps its id, by which messages of one priority are ordered, through all moves within its queue; so a
- * message that was retried or released keeps its age. Only a replay of a dead one starts anew.
+ * message that was retried or released keeps its age. Only a replay of a dead one and a forward start anew.
  *
  * All of these run within a writing transaction. A negative result is a failure that undoes the whole transaction.
  */

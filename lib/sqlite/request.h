@@ -27,7 +27,7 @@ struct request {
 	enum request_kind kind;
 	int64_t deadline_ms; /* monotonic; MQFS_NEVER */
 	char *queue;         /* behind the struct, as target is */
-	char *target;        /* of a MOVE; NULL: the delivery's queue */
+	char *target;        /* of a MOVE: to its end; NULL: within the delivery's queue */
 	union {
 		mqfs_done_fn *done;
 		mqfs_list_fn *listed;

@@ -66,7 +66,7 @@ static struct message_fence traffic_fence(const struct store *store, const struc
 	                              .mount = store->mount};
 }
 
-/* To the end of another queue, or, as a replay, to the end of its own. */
+/* To the end of another queue, or, as a replay or a forward, to the end of its own. */
 static int traffic_move_away(struct store *store, struct request *request, struct queue *from, struct queue *to,
                              const struct message_fence *fence)
 {
@@ -89,7 +89,8 @@ static int traffic_move(struct store *store, struct request *request, struct que
 
 	if (request->target)
 		r = ledger_queue(store, request->target, &to);
-	away = to != from || (fence->state == STATE_DEAD && request->place == MQFS_PLACE_READY);
+	/* A forward names its queue, also when that is the delivery's own. */
+	away = request->target || (fence->state == STATE_DEAD && request->place == MQFS_PLACE_READY);
 	if (r == 0)
 		r = traffic_admit(store, request, to, away);
 	if (r < 0 || request->result < 0)

@@ -202,6 +202,45 @@ static void a_failed_move_leaves_it_held(void **state)
 	assert_true(ready_becomes(queue, 0));
 }
 
+static int move_to_end(const char *queue, struct mqfs_delivery *delivery)
+{
+	struct mqfs_disposition move = {.verb = MQFS_VERB_MOVE, .queue = queue, .place = MQFS_PLACE_READY};
+	struct call *call = call_new();
+
+	move.copy = mqfs_copy_afresh(delivery->message, -1, mqfs_clock_realtime_us());
+	mqfs_settle(backend, delivery, &move, in_ms(ENOUGH_MS), call_done, call);
+	return call_wait(call);
+}
+
+/* It is published there as anywhere: behind what waits, and within the queue's bounds. */
+static void a_move_to_its_own_queue_is_a_move(void **state)
+{
+	const char *queue;
+	struct mqfs_delivery *delivery;
+	struct intake *intake;
+
+	(void)state;
+	settings.max_length = 2;
+	settings.overflow = MQFS_OVERFLOW_REJECT_PUBLISH;
+	queue = make_queue();
+	publish_numbers(queue, 2);
+	intake = intake_new(backend, queue, 1);
+	delivery = intake_next(intake);
+	assert_int_equal(number_of(delivery), 0);
+	assert_int_equal(move_to_end(queue, delivery), 0);
+	delivery = intake_next(intake);
+	assert_int_equal(number_of(delivery), 1);
+	publish(queue, "2");
+	assert_int_equal(move_to_end(queue, delivery), -ENOSPC);
+	assert_int_equal(settle(delivery, MQFS_VERB_ACK), 0);
+	for (int i = 0; i <= 2; i += 2) {
+		delivery = intake_next(intake);
+		assert_int_equal(number_of(delivery), i);
+		assert_int_equal(settle(delivery, MQFS_VERB_ACK), 0);
+	}
+	assert_true(ready_becomes(queue, 0));
+}
+
 int test_consuming(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -209,6 +248,7 @@ int test_consuming(void)
 	    contract_test(prefetch_bounds),
 	    contract_test(prefetch_can_change),
 	    contract_test(release_gives_back),
+	    contract_test(a_move_to_its_own_queue_is_a_move),
 	    contract_test(ack_removes),
 	    contract_test(cancel_and_consume_again),
 	    contract_test(cancel_of_nothing),
