@@ -150,13 +150,14 @@ static bool only_reads(const struct request *request, int64_t now_ms)
 	return !request_writes(request);
 }
 
-/* Something in the transaction failed: each request for itself. The last one's result. */
-static int group_singly(struct store *store, struct request *list)
+/* Something in the transaction failed: each request for itself. *last: how the last that writes fared. */
+static int group_singly(struct store *store, struct request *list, int *last)
 {
 	struct request *request, *next;
-	int r = 0;
 
 	for (request = list; request; request = next) {
+		int r;
+
 		next = request->next;
 		request->next = NULL;
 		r = group_try(store, request, false);
@@ -166,32 +167,41 @@ static int group_singly(struct store *store, struct request *list)
 			store->backlog = request;
 			return r;
 		}
+		if (request_writes(request))
+			*last = r;
 		if (r < 0)
 			group_fail(request, r);
 		else
 			group_complete(request);
 	}
-	return r;
+	return 0;
 }
 
 /* … and so are the consumers fed. */
-static void group_feed(struct store *store)
+static void group_feed(struct store *store, int *last)
 {
 	int r = intake_can_feed(store);
 
-	if (r == 1 && lease_holds(store))
+	if (r == 0 || !lease_holds(store))
+		return;
+	if (r == 1)
 		r = group_try(store, NULL, true);
-	if (r < 0 && r != -EAGAIN)
+	if (r == -EAGAIN)
+		return;
+	if (r < 0)
 		store->pause.feed_ms = mqfs_clock_monotonic_ms() + GROUP_PAUSE_MS;
+	*last = r;
 }
 
-static void group_failed(struct store *store, struct request *batch, int result, bool feed)
+/* What the store's state is after all: 0 when the last transaction worked. */
+static int group_failed(struct store *store, struct request *batch, int result, bool feed)
 {
 	log_debug("%s: a transaction failed: %s", store->path, strerror(-result));
 	if (result == -ENOSPC)
 		checkpoint_make_room(&store->checkpoint);
-	if (group_singly(store, batch) != -EAGAIN && feed)
-		group_feed(store);
+	if (group_singly(store, batch, &result) == 0 && feed)
+		group_feed(store, &result);
+	return result;
 }
 
 void group_read(struct store *store)
@@ -220,7 +230,7 @@ int group_commit(struct store *store, int64_t now_ms)
 	struct request *batch = group_take(store);
 	bool feed = now_ms >= store->pause.feed_ms && lease_holds(store) && intake_can_feed(store) == 1;
 	bool write = feed;
-	int r;
+	int r, last;
 
 	store->more = false; /* nothing to take after all, unless group_try says so */
 	if (!batch && !feed)
@@ -229,15 +239,15 @@ int group_commit(struct store *store, int64_t now_ms)
 		write |= request_writes(request);
 	/* What is published in this very transaction may feed a consumer that found nothing before. */
 	feed |= write && now_ms >= store->pause.feed_ms && intake_hungry(store);
-	r = group_try(store, batch, feed);
-	if (write && r != -EAGAIN)
-		group_note(store, r);
+	last = r = group_try(store, batch, feed);
 	if (r == 0)
 		group_complete(batch);
 	FAILPOINT(sqlite_completed);
 	if (r == -EAGAIN)
 		group_locked_out(store, batch);
 	else if (r < 0)
-		group_failed(store, batch, r, feed);
+		last = group_failed(store, batch, r, feed);
+	if (write && last != -EAGAIN)
+		group_note(store, last);
 	return r;
 }

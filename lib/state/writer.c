@@ -188,7 +188,8 @@ static void put_back(struct mqfs_state *state, struct state_job *list)
 
 /* ---- group commit ---- */
 
-static void commit_singly(struct mqfs_state *state, struct state_job *list)
+/* *last: how the last that writes fared. */
+static void commit_singly(struct mqfs_state *state, struct state_job *list, int *last)
 {
 	while (list) {
 		struct state_job *job = list;
@@ -202,6 +203,8 @@ static void commit_singly(struct mqfs_state *state, struct state_job *list)
 			put_back(state, job);
 			return;
 		}
+		if (!job->reads)
+			*last = r;
 		if (r < 0)
 			job->result = r;
 		job->done(state, job);
@@ -230,8 +233,6 @@ static void commit_group(struct mqfs_state *state)
 	if (!batch)
 		return;
 	r = attempt(state, batch);
-	if (writes && r != -EAGAIN)
-		note_trouble(state, r);
 	if (r == 0) {
 		complete(state, batch);
 	} else if (r == -EAGAIN) {
@@ -240,8 +241,10 @@ static void commit_group(struct mqfs_state *state)
 		log_debug("%s: a transaction failed: %s", state->path, strerror(-r));
 		if (r == -ENOSPC)
 			checkpoint_make_room(&state->checkpoint);
-		commit_singly(state, batch);
+		commit_singly(state, batch, &r);
 	}
+	if (writes && r != -EAGAIN)
+		note_trouble(state, r);
 }
 
 /* ---- the thread ---- */

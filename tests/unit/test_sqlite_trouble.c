@@ -205,6 +205,39 @@ static void failing_publishes_hold_up_nothing(void **state)
 	collector_end(&collector, backend, "jobs");
 }
 
+static void assert_trouble(const char *text)
+{
+	struct mqfs_backend_status status;
+
+	mqfs_backend_status(backend, &status);
+	assert_string_equal(status.reason, text);
+}
+
+/* One failed, and what came after it worked. */
+static void trouble_is_over_with_its_cause(void **state)
+{
+	struct call bad = {0}, good = {0};
+	sqlite3 *other;
+
+	(void)state;
+	sql(REFUSE("INSERT ON contents WHEN NEW.body = CAST('poison' AS BLOB)"));
+	assert_int_equal(publish(backend, "jobs", unit_message("poison")), -EIO);
+	/* Told to others first, noted then: the next request sees it. */
+	depths(backend, "jobs");
+	assert_trouble("the store could not be read or written");
+	/* Both wait for this, and so are one transaction. */
+	assert_int_equal(sqlite3_open(path, &other), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(other, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+	mqfs_publish(backend, "jobs", MQFS_PLACE_READY, 0, unit_message("poison"), in_ms(ENOUGH_MS), call_done, &bad);
+	mqfs_publish(backend, "jobs", MQFS_PLACE_READY, 0, unit_message("good"), in_ms(ENOUGH_MS), call_done, &good);
+	assert_int_equal(sqlite3_exec(other, "COMMIT", NULL, NULL, NULL), SQLITE_OK);
+	sqlite3_close(other);
+	assert_int_equal(call_wait(&bad), -EIO);
+	assert_int_equal(call_wait(&good), 0);
+	depths(backend, "jobs");
+	assert_trouble("");
+}
+
 static void what_cannot_be_woken_holds_up_nothing(void **state)
 {
 	struct collector collector = {0};
@@ -402,6 +435,7 @@ int main(void)
 	    STORE_TEST(a_locked_store_can_be_closed),
 	    STORE_TEST(what_cannot_be_allocated_is_enospc),
 	    STORE_TEST(failing_publishes_hold_up_nothing),
+	    STORE_TEST(trouble_is_over_with_its_cause),
 	    STORE_TEST(what_cannot_be_woken_holds_up_nothing),
 	    STORE_TEST(a_damaged_message_goes_to_the_dead),
 	    STORE_TEST(a_row_that_cannot_make_room_is_eio),
