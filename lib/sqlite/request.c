@@ -3,30 +3,18 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-/*
- * A caller that can't even ask can't be told so: completions come from the writer. Some hundred bytes
- * are soon to be had again, or the kernel ends somebody.
- */
-static void *allocate_patiently(size_t bytes)
-{
-	static const struct timespec pause = {.tv_nsec = 1000 * 1000};
-	void *memory;
-
-	while (!(memory = malloc(bytes)))
-		nanosleep(&pause, NULL);
-	return memory;
-}
+#include "db/patient.h"
 
 struct request *request_new(enum request_kind kind, const char *queue, const char *target, int64_t deadline_ms)
 {
 	size_t queue_bytes = queue ? strlen(queue) + 1 : 0;
 	size_t target_bytes = target ? strlen(target) + 1 : 0;
-	struct request *request = allocate_patiently(sizeof(*request) + queue_bytes + target_bytes);
+	struct request *request = patient_alloc(sizeof(*request) + queue_bytes + target_bytes);
 	char *text;
 
-	*request = (struct request){.kind = kind, .deadline_ms = deadline_ms};
+	request->kind = kind;
+	request->deadline_ms = deadline_ms;
 	text = (char *)(request + 1);
 	if (queue)
 		request->queue = memcpy(text, queue, queue_bytes);

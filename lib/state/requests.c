@@ -2,11 +2,11 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <mqfs/clock.h>
 
 #include "db/codec.h"
+#include "db/patient.h"
 
 #include "outbox_internal.h"
 #include "twin.h"
@@ -39,7 +39,7 @@ static int64_t request_bytes(const struct request *request)
 	return OVERHEAD_BYTES + (int64_t)request->head.bytes + (int64_t)request->message->body->bytes;
 }
 
-/* 0, or -ENOSPC when bytes more don't fit. */
+/* 1: bytes more don't fit; 0: they do, or it needs none. */
 static int check_room(struct mqfs_outbox *outbox, int64_t more)
 {
 	int64_t bytes;
@@ -269,23 +269,12 @@ static void load_done(struct mqfs_state *state, struct state_job *job)
 	request_end(request);
 }
 
-/* A caller that can't even ask can't be told so; some hundred bytes are soon to be had again. */
-static void *allocate_patiently(size_t bytes)
-{
-	static const struct timespec pause = {.tv_nsec = 1000 * 1000};
-	void *memory;
-
-	while (!(memory = calloc(1, bytes)))
-		nanosleep(&pause, NULL);
-	return memory;
-}
-
 static struct request *request_new(struct mqfs_outbox *outbox, const struct mqfs_entry *entry, int64_t deadline_ms,
                                    void *arg)
 {
 	size_t queue = entry->queue ? strlen(entry->queue) + 1 : 0, name = entry->name ? strlen(entry->name) + 1 : 0;
 	size_t reason = entry->reason ? strlen(entry->reason) + 1 : 0;
-	struct request *request = allocate_patiently(sizeof(*request) + queue + name + reason);
+	struct request *request = patient_alloc(sizeof(*request) + queue + name + reason);
 	char *text = (char *)(request + 1);
 
 	request->outbox = outbox;
