@@ -237,7 +237,7 @@ int mqfs_sqlite_open(const char *path, const struct mqfs_settings *settings, str
 	if (r == 0)
 		r = writer_start(store);
 	if (r < 0) {
-		if (asprintf(ret_error, "%s: %s", path, sqlite3_errmsg(store->db)) < 0)
+		if (asprintf(ret_error, "%s: %s", path, strerror(-r)) < 0)
 			*ret_error = NULL;
 		goto fail;
 	}
