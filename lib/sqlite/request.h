@@ -62,7 +62,7 @@ struct request {
 		} browse;
 	};
 
-	/* The outcome. reason is static, or the store's text of the moment. */
+	/* The outcome. reason is a static text. */
 	int result;
 	const char *reason;
 	struct mqfs_depths depths;

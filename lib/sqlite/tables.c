@@ -9,7 +9,7 @@
 
 static const char *const migrations[] = {
     /* 0 -> 1. States: 0 ready, 1 leased, 2 retry, 3 dead. Times are real time in microseconds, but
-     * lease_until, which is boot time in milliseconds. ready to dead count the queue's messages. */
+     * lease_until, which is boot time in milliseconds. pid is for people. ready to dead count the queue's messages. */
     "CREATE TABLE store (one INTEGER PRIMARY KEY CHECK (one = 1), sequence INTEGER NOT NULL) STRICT;"
     "INSERT INTO store VALUES (1, 0);"
     "CREATE TABLE queues (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"

@@ -21,8 +21,8 @@
 struct state_job {
 	/*
 	 * Inside a transaction, on the state's thread. It may run again, so what it sets it may set anew. A documented
-	 * outcome (-ENOENT, -EBUSY, …) goes into result, nothing having been changed, and 0 is returned. A negative
-	 * return is a failure: all that this job changed is undone, and it becomes the result.
+	 * outcome (-ENOENT, -EBUSY, …) goes into result, and 0 is returned: what the job changed, if anything, stays. A
+	 * negative return is a failure: all that this job changed is undone, and it becomes the result.
 	 */
 	int (*run)(struct mqfs_state *state, struct state_job *job);
 	/* After the commit (or when the job failed), on the state's thread, no lock held; exactly once. The job is the

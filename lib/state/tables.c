@@ -12,7 +12,8 @@
  * are bytes and need not be UTF-8.
  *
  * A line is held by a mount while flight_to > 0 and its lease runs, which is boot time in milliseconds in the boot of
- * that id; what waits at positions up to flight_to is in flight. Other times are real time in microseconds.
+ * that id; what waits at positions up to flight_to is in flight. pid is for people. Other times are real time in
+ * microseconds.
  */
 
 static const char *const migrations[] = {

@@ -55,9 +55,9 @@ struct mqfs_entry {
 };
 
 /*
- * Told of everything that changes, by whichever mount of this host, within about 250 ms; on the state's thread, no lock
- * held; it must not block. The strings are valid during the call only. After open the entries of earlier mounts come as
- * changed, before any other.
+ * Told of everything that changes, by whichever mount of this host, within about 250 ms, or a second when the outbox
+ * was empty; on the state's thread, no lock held; it must not block. The strings are valid during the call only. After
+ * open the entries of earlier mounts come as changed, before any other.
  *
  * This mount's own requests are told too, after their done has run. Each entry comes as it is at the time of the call,
  * so that a name may be told of one entry a moment before the entry that had it is told as renamed or removed; removed
