@@ -202,6 +202,19 @@ static void lane_expire(struct publisher *publisher, struct lane *lane, int64_t 
 	}
 }
 
+static void bound_shadows(struct publisher *publisher)
+{
+	unsigned shadows = 0;
+	struct lane *lane;
+
+	DL_FOREACH(publisher->lanes, lane)
+	{
+		shadows += lane->shadows;
+	}
+	if (shadows >= PUBLISHER_WINDOW / 2)
+		connection_fail(publisher->connection, "the broker does not confirm what it is sent");
+}
+
 /* Answers what is late, and looks for the next deadline. */
 void publisher_expire(struct publisher *publisher, int64_t now_ms)
 {
@@ -220,6 +233,7 @@ void publisher_expire(struct publisher *publisher, int64_t now_ms)
 		DL_DELETE(publisher->waiting, publication);
 		publication_end(publication, -ENOSPC, full);
 	}
+	bound_shadows(publisher);
 }
 
 void publication_routing_key(const struct publication *publication, mqfs_name_t ret_name)

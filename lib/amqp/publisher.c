@@ -15,7 +15,6 @@
  * Lanes are opened and messages sent here; see publisher_internal.h for how it all works together.
  */
 
-#define WINDOW 1000
 /* A stuck send ends the connection no sooner than this, even if a deadline is nearer. */
 #define SEND_GRACE_MS 100
 /* After a nack a new lane at most this often. */
@@ -192,7 +191,7 @@ static bool publisher_ready(void *arg)
 	struct publisher *publisher = arg;
 	struct lane *lane = publisher->lanes;
 
-	if (!lane || publisher->blocked || publisher->on_the_way >= WINDOW)
+	if (!lane || publisher->blocked || publisher->on_the_way >= PUBLISHER_WINDOW)
 		return false;
 	return atomic_load(&publisher->suspects) == 0 || HASH_COUNT(lane->on_the_way) == lane->shadows;
 }

@@ -27,10 +27,13 @@
  * in the new lane, a few times; until there is one it waits. Which kind of queue it is, topology finds out.
  *
  * One whose deadline passes on the way is answered, and stays as a shadow in its lane until its ack comes, so
- * that the window bounds what the broker owes us.
+ * that the window bounds what the broker owes us. A queue that never confirms must not fill it for the others: with
+ * half of it shadows, the connection is opened anew.
  *
  * All is the owner thread's, but for jobs that wait in the connection's line, and suspects.
  */
+
+#define PUBLISHER_WINDOW 1000
 
 struct lane {
 	struct lane *prev, *next;

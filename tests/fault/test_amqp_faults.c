@@ -348,6 +348,43 @@ static void a_stopped_broker_hangs_nothing(void **state)
 	assert_int_equal(find_queue(queue, 1000), 0);
 }
 
+static bool is_away(int64_t within_ms)
+{
+	struct mqfs_backend_status status;
+	int64_t deadline_ms = in_ms(within_ms);
+
+	do {
+		mqfs_backend_status(backend, &status);
+		if (!status.connected)
+			return true;
+		sleep_ms(10);
+	} while (in_ms(0) < deadline_ms);
+	return false;
+}
+
+/* Before the window is full of what is late and still owed, for all queues. */
+static void what_never_confirms_is_left(void **state)
+{
+	static struct call calls[600];
+	char queue[128];
+
+	SKIP_WITHOUT_BROKER();
+	if (!broker_pid())
+		skip();
+	snprintf(queue, sizeof(queue), "%s", make_queue("owed"));
+	settings.heartbeat_ms = 60000; /* which must not be what ends it */
+	mqfs_backend_close(backend);
+	backend = open_url(getenv("MQFS_TEST_URL"));
+	kill(broker_pid(), SIGSTOP);
+	for (int i = 0; i < 600; i++)
+		begin_publish(&calls[i], queue, message_of(10), 1500);
+	for (int i = 0; i < 600; i++)
+		assert_int_equal(finish(&calls[i]), -ETIMEDOUT);
+	assert_true(is_away(3000));
+	kill(broker_pid(), SIGCONT);
+	assert_true(works_again(queue, ENOUGH_MS));
+}
+
 static void heartbeats_find_silence(void **state)
 {
 	static struct intake intake;
@@ -633,6 +670,7 @@ int main(int argc, char **argv)
 	    fault_test(no_permission_is_eacces),
 	    fault_test(places_that_are_refused_are_told),
 	    fault_test(a_stopped_broker_hangs_nothing),
+	    fault_test(what_never_confirms_is_left),
 	    fault_test(heartbeats_find_silence),
 	    fault_test(closing_beside_a_stopped_broker),
 	    fault_test(opening_says_what_is_wrong),
