@@ -39,8 +39,10 @@ int64_t connection_silent_ms(const struct connection *connection)
 
 void connection_arm_call(struct connection *connection)
 {
+	int64_t until_ms = mqfs_clock_monotonic_ms() + CALL_MS + CALL_GRACE_MS;
+
 	connection_expect(connection, true);
-	connection_arm(connection, mqfs_clock_monotonic_ms() + CALL_MS + CALL_GRACE_MS);
+	connection_arm(connection, until_ms < connection->calls_until_ms ? until_ms : connection->calls_until_ms);
 }
 
 int connection_sent(struct connection *connection, int status)

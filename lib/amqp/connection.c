@@ -41,6 +41,7 @@ int connection_init(struct connection *connection, const struct connection_role 
 	    .settings = *settings,
 	    .watchdog = watchdog,
 	    .watch_fd = -1,
+	    .calls_until_ms = MQFS_NEVER,
 	};
 	atomic_init(&connection->armed_ms, MQFS_NEVER);
 	atomic_init(&connection->asked_ms, 0);

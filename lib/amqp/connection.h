@@ -91,7 +91,8 @@ struct connection {
 	/* The owner thread's own. */
 	amqp_connection_state_t state; /* NULL: not connected */
 	struct frames frames;
-	bool failed;    /* to be given up as soon as the present call is through */
+	bool failed;            /* to be given up as soon as the present call is through */
+	int64_t calls_until_ms; /* set by the role: no call may take longer, for what else the thread has to do */
 	bool gathering; /* set by work: until it is due, jobs may wait in their line, and do not wake the owner */
 	char failure[256];
 	struct refusal refusal;

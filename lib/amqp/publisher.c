@@ -17,9 +17,37 @@
 
 /* A stuck send ends the connection no sooner than this, even if a deadline is nearer. */
 #define SEND_GRACE_MS 100
+#define CALL_GRACE_MS 400
 /* After a nack a new lane at most this often. */
 #define REOPEN_MS 1000
 #define FRAME_OVERHEAD 8
+
+/* ---- deadlines ---- */
+
+/* By when a send or a call that is stuck must be ended for the sake of some deadline. */
+static int64_t send_deadline(struct publisher *publisher, int64_t deadline_ms)
+{
+	int64_t soonest_ms = mqfs_clock_monotonic_ms() + SEND_GRACE_MS;
+
+	if (publisher->earliest_ms <= soonest_ms)
+		publisher_expire(publisher, soonest_ms - SEND_GRACE_MS);
+	if (deadline_ms < publisher->earliest_ms)
+		publisher->earliest_ms = deadline_ms;
+	return publisher->earliest_ms > soonest_ms ? publisher->earliest_ms : soonest_ms;
+}
+
+/* Calls that open and close lanes hold up the deadlines of what is on the way, which are kept here. */
+static void begin_call(struct publisher *publisher)
+{
+	int64_t due_ms = send_deadline(publisher, MQFS_NEVER);
+
+	publisher->connection->calls_until_ms = due_ms == MQFS_NEVER ? due_ms : due_ms + CALL_GRACE_MS;
+}
+
+static void end_call(struct publisher *publisher)
+{
+	publisher->connection->calls_until_ms = MQFS_NEVER;
+}
 
 /* ---- lanes ---- */
 
@@ -47,12 +75,14 @@ static int lane_open(struct publisher *publisher)
 	}
 	lane->serial = ++publisher->serials;
 	lane->next_tag = 1;
+	begin_call(publisher);
 	r = connection_channel_open(connection, &lane->channel);
 	if (r == 0) {
 		connection_arm_call(connection);
 		amqp_confirm_select(connection->state, lane->channel);
 		r = connection_called(connection, lane->channel);
 	}
+	end_call(publisher);
 	if (r < 0) {
 		connection_fail(connection, "no channel to publish in: %s", connection->refusal.text);
 		free(lane);
@@ -76,24 +106,14 @@ static void close_old_lanes(struct publisher *publisher)
 	{
 		if (lane->on_the_way)
 			continue;
+		begin_call(publisher);
 		connection_channel_close(publisher->connection, lane->channel);
+		end_call(publisher);
 		lane_free(publisher, lane);
 	}
 }
 
 /* ---- sending ---- */
-
-/* The time by which a send that is stuck must be ended for the sake of some deadline. */
-static int64_t send_deadline(struct publisher *publisher, int64_t deadline_ms)
-{
-	int64_t soonest_ms = mqfs_clock_monotonic_ms() + SEND_GRACE_MS;
-
-	if (publisher->earliest_ms <= soonest_ms)
-		publisher_expire(publisher, soonest_ms - SEND_GRACE_MS);
-	if (deadline_ms < publisher->earliest_ms)
-		publisher->earliest_ms = deadline_ms;
-	return publisher->earliest_ms > soonest_ms ? publisher->earliest_ms : soonest_ms;
-}
 
 /* 0, or why the message can't be sent: what librabbitmq finds out half-way poisons the connection. */
 static int check(struct publisher *publisher, const struct publication *publication, const char **ret_reason)
@@ -196,16 +216,22 @@ static bool publisher_ready(void *arg)
 	return atomic_load(&publisher->suspects) == 0 || HASH_COUNT(lane->on_the_way) == lane->shadows;
 }
 
+static bool wants_lane(const struct publisher *publisher, int64_t now_ms)
+{
+	return !publisher->lanes || (publisher->reopen && now_ms >= publisher->reopened_ms + REOPEN_MS);
+}
+
 static int64_t publisher_work(void *arg, int64_t now_ms)
 {
 	struct publisher *publisher = arg;
 
 	if (now_ms >= publisher->earliest_ms)
 		publisher_expire(publisher, now_ms);
-	if (!publisher->lanes || (publisher->reopen && now_ms >= publisher->reopened_ms + REOPEN_MS)) {
-		if (lane_open(publisher) < 0)
-			return MQFS_NEVER;
-	}
+	/* The broker answers no call when it has blocked us. */
+	if (publisher->blocked || publisher->connection->failed)
+		return publisher->earliest_ms;
+	if (wants_lane(publisher, now_ms) && lane_open(publisher) < 0)
+		return MQFS_NEVER;
 	close_old_lanes(publisher);
 	if (publisher->reopen && publisher->reopened_ms + REOPEN_MS < publisher->earliest_ms)
 		return publisher->reopened_ms + REOPEN_MS;
