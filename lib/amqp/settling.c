@@ -28,10 +28,8 @@
  * delay levels have no limit.)
  */
 
-/* A stuck send ends the connection no sooner than this; and an ack that follows a confirmed copy has at least
- * this long. */
-#define SEND_GRACE_MS 100
-#define ACK_GRACE_MS 2000
+/* A send that is stuck for so long ends the connection. */
+#define SEND_MS 2000
 /* So large a part of what is held is acknowledged without waiting for more: the broker may have nothing to send. */
 #define GATHER_PART 4
 
@@ -142,13 +140,6 @@ static void release(struct settling *settling, struct holder *holder, struct hel
 	settling->released(holder, owner);
 }
 
-static void arm_send(struct connection *connection, int64_t deadline_ms)
-{
-	int64_t soonest_ms = mqfs_clock_monotonic_ms() + SEND_GRACE_MS;
-
-	connection_arm(connection, deadline_ms > soonest_ms ? deadline_ms : soonest_ms);
-}
-
 void holder_decline(struct settling *settling, amqp_channel_t channel, uint64_t tag)
 {
 	struct connection *connection = settling->connection;
@@ -212,7 +203,7 @@ static bool send_ack(struct settling *settling, const struct holder *holder, uin
 {
 	struct connection *connection = settling->connection;
 
-	arm_send(connection, mqfs_clock_monotonic_ms() + ACK_GRACE_MS);
+	connection_arm(connection, mqfs_clock_monotonic_ms() + SEND_MS);
 	FAILPOINT(amqp_settle_sending);
 	if (connection_sent(connection, amqp_basic_ack(connection->state, holder->channel, tag, multiple)) < 0)
 		return false;
@@ -299,7 +290,7 @@ static void settle_original(struct settlement *settlement, bool positive)
 		gather_ack(settlement, holder, held);
 		return;
 	}
-	arm_send(connection, settlement->job.deadline_ms);
+	connection_arm(connection, mqfs_clock_monotonic_ms() + SEND_MS);
 	if (connection_sent(connection,
 	                    amqp_basic_nack(connection->state, settlement->channel, settlement->tag, 0, 1)) < 0) {
 		settlement_end(settlement, -ESTALE, NULL);
@@ -325,7 +316,6 @@ static void nack_original(struct job *job, void *role)
 static void copy_published(void *arg, int result, const char *reason)
 {
 	struct settlement *settlement = arg;
-	int64_t grace_ms = mqfs_clock_monotonic_ms() + ACK_GRACE_MS;
 
 	/* What was looked at must not stay away for that. */
 	if (result < 0 && (settlement->verb != MQFS_VERB_RELEASE || settlement->from != MQFS_PLACE_DEAD)) {
@@ -335,9 +325,9 @@ static void copy_published(void *arg, int result, const char *reason)
 	FAILPOINT(amqp_copy_confirmed);
 	settlement->copied = settlement->verb == MQFS_VERB_MOVE;
 	settlement->job.run = result < 0 ? nack_original : ack_original;
-	settlement->job.late_result = -ETIMEDOUT;
-	if (settlement->job.deadline_ms < grace_ms)
-		settlement->job.deadline_ms = grace_ms;
+	/* Never late, since whoever tried again would publish another copy; without a connection it is stale. */
+	settlement->job.deadline_ms = MQFS_NEVER;
+	settlement->job.anytime = true;
 	connection_submit(settlement->settling->connection, &settlement->job);
 }
 
