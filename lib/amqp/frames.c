@@ -265,6 +265,8 @@ static int on_method(struct frames *frames, amqp_channel_t channel, const amqp_m
 		return on_cancel(frames, channel, method->decoded);
 	case AMQP_CHANNEL_CLOSE_METHOD:
 		return on_channel_close(frames, channel, method->decoded);
+	case AMQP_CHANNEL_CLOSE_OK_METHOD:
+		return 0; /* both sides closed it, and librabbitmq took the broker's close for the answer to ours */
 	case AMQP_CONNECTION_CLOSE_METHOD:
 		return on_connection_close(frames, method->decoded);
 	case AMQP_CONNECTION_BLOCKED_METHOD:

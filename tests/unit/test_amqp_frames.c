@@ -295,6 +295,18 @@ static void what_nobody_asked_for_ends_the_connection(void **state)
 
 #define frame_test(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
 
+/* Two sides that close a channel at once each answer the other. */
+static void a_late_close_ok_is_nothing(void **state)
+{
+	amqp_channel_close_ok_t ok = {0};
+
+	(void)state;
+	assert_int_equal(deliver(4, 1), 0);
+	assert_int_equal(method(3, AMQP_CHANNEL_CLOSE_OK_METHOD, &ok), 0);
+	assert_int_equal(header(4, 0), 0);
+	assert_string_equal(told, "content 0:4 tag 1 again to jobs;");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -306,6 +318,7 @@ int main(void)
 	    frame_test(confirms),
 	    frame_test(a_cancel_names_its_consumer),
 	    frame_test(a_closed_channel_is_answered),
+	    frame_test(a_late_close_ok_is_nothing),
 	    frame_test(a_closed_connection_ends_it),
 	    frame_test(blocked_and_unblocked),
 	    frame_test(what_is_out_of_order_ends_the_connection),
