@@ -150,8 +150,8 @@ static amqp_channel_t free_channel(const struct connection *connection)
 	return 0;
 }
 
-/* Frames of a closed channel that were read while a call waited are still to be dispatched, and must not be
- * taken for its successor's. */
+/* Frames of a closed channel that were read while a call waited are still to be dispatched, the rest of a message
+ * perhaps that is half read, and must not be taken for its successor's. */
 static void reuse_channels(struct connection *connection)
 {
 	if (amqp_frames_enqueued(connection->state))
@@ -171,6 +171,7 @@ int connection_channel_open(struct connection *connection, amqp_channel_t *ret_c
 	if (channel == 0)
 		return -EMFILE;
 	set_bit(connection->channels, channel);
+	frames_forget(&connection->frames, channel);
 	connection_arm_call(connection);
 	amqp_channel_open(connection->state, channel);
 	r = connection_called(connection, channel);
@@ -182,7 +183,6 @@ int connection_channel_open(struct connection *connection, amqp_channel_t *ret_c
 
 void connection_channel_gone(struct connection *connection, amqp_channel_t channel)
 {
-	frames_forget(&connection->frames, channel);
 	set_bit(connection->retired, channel);
 }
 
