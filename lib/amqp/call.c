@@ -16,7 +16,6 @@
  * rpc time-out when the broker is silent, but not when the socket takes no more: that is what arming is for.
  */
 
-#define CALL_MS 10000 /* and connection_login sets the same as rpc time-out */
 #define CALL_GRACE_MS 500
 
 void connection_arm(struct connection *connection, int64_t deadline_ms)
@@ -39,7 +38,7 @@ int64_t connection_silent_ms(const struct connection *connection)
 
 void connection_arm_call(struct connection *connection)
 {
-	int64_t until_ms = mqfs_clock_monotonic_ms() + CALL_MS + CALL_GRACE_MS;
+	int64_t until_ms = mqfs_clock_monotonic_ms() + CONNECTION_CALL_MS + CALL_GRACE_MS;
 
 	connection_expect(connection, true);
 	connection_arm(connection, until_ms < connection->calls_until_ms ? until_ms : connection->calls_until_ms);

@@ -235,6 +235,7 @@ static void connect_once(struct connection *connection)
 	next_host(connection, r);
 }
 
+/* Heartbeats and close-oks are sent in here. */
 static void read_frames(struct connection *connection)
 {
 	static const struct timeval at_once = {0};
@@ -242,18 +243,20 @@ static void read_frames(struct connection *connection)
 	int status;
 
 	do {
+		connection_arm(connection, mqfs_clock_monotonic_ms() + CONNECTION_CALL_MS);
 		status = amqp_simple_wait_frame_noblock(connection->state, &frame, &at_once);
 		if (status == AMQP_STATUS_TIMEOUT)
-			return;
+			break;
 		if (status < 0) {
 			connection_sent(connection, status);
-			return;
+			break;
 		}
 		if (frames_dispatch(&connection->frames, &frame) < 0)
 			connection_fail(connection, "%s", connection->frames.error);
 		amqp_maybe_release_buffers_on_channel(connection->state, frame.channel);
 	} while (!connection->failed &&
 	         (amqp_frames_enqueued(connection->state) || amqp_data_in_buffer(connection->state)));
+	connection_arm(connection, MQFS_NEVER);
 }
 
 static int poll_timeout(int64_t until_ms)

@@ -184,6 +184,8 @@ void connection_set_blocked(struct connection *connection, const char *reason);
 
 /* ---- between connection.c, jobs.c, login.c and watchdog.c ---- */
 
+/* So long does the broker have for the answer to a call. */
+#define CONNECTION_CALL_MS 10000
 /* After connection_stop a call may go on for so long. */
 #define CONNECTION_STOP_MS 2000
 

@@ -32,7 +32,6 @@
 #define HANDSHAKE_GRACE_MS 500
 #define SHARE_MIN_MS 500
 #define HANDSHAKE_MIN_MS (SHARE_MIN_MS / 2)
-#define CALL_MS 10000
 /* The largest frame: with this size alone does librabbitmq send a body that fills its last frame without delay. */
 #define FRAME_MAX 131072
 #define CHANNEL_MAX 2047
@@ -255,7 +254,7 @@ static int64_t handshake_deadline(int64_t deadline_ms)
 int connection_login(struct connection *connection)
 {
 	int64_t now_ms = mqfs_clock_monotonic_ms(), deadline_ms = now_ms + share_ms(connection);
-	struct timeval timeout = to_timeval(CALL_MS);
+	struct timeval timeout = to_timeval(CONNECTION_CALL_MS);
 	int r;
 
 	pthread_mutex_lock(&connection->lock);
