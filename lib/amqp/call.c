@@ -180,6 +180,11 @@ int connection_channel_open(struct connection *connection, amqp_channel_t *ret_c
 	return 0;
 }
 
+bool connection_is_behind(const struct connection *connection)
+{
+	return connection->state && amqp_frames_enqueued(connection->state);
+}
+
 void connection_channel_gone(struct connection *connection, amqp_channel_t channel)
 {
 	set_bit(connection->retired, channel);

@@ -236,7 +236,7 @@ static void connect_once(struct connection *connection)
 }
 
 /* Heartbeats and close-oks are sent in here. */
-static void read_frames(struct connection *connection)
+void connection_read(struct connection *connection)
 {
 	static const struct timeval at_once = {0};
 	amqp_frame_t frame;
@@ -312,7 +312,7 @@ static void serve(struct connection *connection, bool *readable)
 	/* Heartbeats are sent, and missed, only inside librabbitmq's own calls. */
 	if (now_ms >= connection->tick_ms || *readable) {
 		connection->tick_ms = now_ms + tick_ms(connection);
-		read_frames(connection);
+		connection_read(connection);
 	}
 	if (!connection->failed)
 		connection_run_jobs(connection);

@@ -177,6 +177,11 @@ int connection_errno(int reply_code);
 /* 0 or -ECONNRESET; -EMFILE when the broker allows no more. */
 int connection_channel_open(struct connection *connection, amqp_channel_t *ret_channel);
 void connection_channel_close(struct connection *connection, amqp_channel_t channel);
+/*
+ * A call has read what is not yet dispatched. The close of some channel may be among it, in which no call is answered
+ * any more: whoever makes several calls, in several channels, lets that come first.
+ */
+bool connection_is_behind(const struct connection *connection);
 /* The broker closed it. */
 void connection_channel_gone(struct connection *connection, amqp_channel_t channel);
 
@@ -190,8 +195,10 @@ void connection_set_blocked(struct connection *connection, const char *reason);
 #define CONNECTION_STOP_MS 2000
 
 void connection_wake(struct connection *connection);
-/* Runs some of what can be run now. true: there may be more. */
-bool connection_run_jobs(struct connection *connection);
+/* Dispatches what has come. */
+void connection_read(struct connection *connection);
+/* Runs some of what can be run now. */
+void connection_run_jobs(struct connection *connection);
 /* All that are left, when the owner ends. */
 void connection_fail_jobs(struct connection *connection);
 

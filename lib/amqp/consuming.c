@@ -179,6 +179,10 @@ static int64_t subscriptions_work(struct consuming *consuming, int64_t now_ms)
 	consuming->dirty = false;
 	HASH_ITER(by_queue, consuming->subscriptions, subscription, tmp)
 	{
+		if (connection_is_behind(consuming->connection)) {
+			consuming->dirty = true;
+			return now_ms;
+		}
 		if (!consuming->connection->failed)
 			subscription_work(subscription, now_ms);
 	}

@@ -89,18 +89,18 @@ static struct job *next_job(struct connection *connection, bool connected)
 	return job;
 }
 
-/* true: there may be more. */
-bool connection_run_jobs(struct connection *connection)
+void connection_run_jobs(struct connection *connection)
 {
 	struct job *job;
 
-	for (int i = 0; i < JOBS_A_ROUND && !connection->failed; i++) {
-		job = next_job(connection, connection->state != NULL);
+	for (int i = 0; i < JOBS_A_ROUND; i++) {
+		if (connection_is_behind(connection))
+			connection_read(connection);
+		job = connection->failed ? NULL : next_job(connection, connection->state != NULL);
 		if (!job)
-			return false;
+			return;
 		job->run(job, connection->arg);
 	}
-	return true;
 }
 
 bool connection_answer(struct connection *connection, struct job *job)

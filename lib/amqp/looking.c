@@ -409,7 +409,7 @@ static int64_t looking_work(void *arg, int64_t now_ms)
 		amqp_channel_t channel = shelf->holder.channel;
 
 		shelf_expire(shelf, now_ms, &due_ms);
-		if (shelf->browses || shelf->holder.held)
+		if (shelf->browses || shelf->holder.held || connection_is_behind(looking->connection))
 			continue;
 		shelf_fail(looking, shelf, 0);
 		connection_channel_close(looking->connection, channel);

@@ -104,7 +104,7 @@ static void close_old_lanes(struct publisher *publisher)
 		return;
 	DL_FOREACH_SAFE(publisher->lanes->next, lane, tmp)
 	{
-		if (lane->on_the_way)
+		if (lane->on_the_way || connection_is_behind(publisher->connection))
 			continue;
 		begin_call(publisher);
 		connection_channel_close(publisher->connection, lane->channel);
