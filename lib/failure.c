@@ -134,10 +134,14 @@ static int park_string(struct mqfs_message *message, char **slot, const char *he
 	return mqfs_message_set_string(slot, NULL);
 }
 
+int mqfs_message_park_expiration(struct mqfs_message *message)
+{
+	return park_string(message, &message->expiration, "mqfs-expiration");
+}
+
 static int park(struct mqfs_message *message)
 {
-	if (park_string(message, &message->expiration, "mqfs-expiration") < 0 ||
-	    park_string(message, &message->user_id, "mqfs-user-id") < 0 ||
+	if (mqfs_message_park_expiration(message) < 0 || park_string(message, &message->user_id, "mqfs-user-id") < 0 ||
 	    move_header(&message->headers, "CC", "mqfs-cc") < 0 ||
 	    move_header(&message->headers, "BCC", "mqfs-bcc") < 0)
 		return -ENOMEM;

@@ -7,6 +7,7 @@
 
 #include <mqfs/clock.h>
 #include <mqfs/failpoint.h>
+#include <mqfs/failure.h>
 
 #include "properties.h"
 #include "publisher_internal.h"
@@ -273,8 +274,11 @@ struct publisher *publisher_free(struct publisher *publisher)
 
 /* ---- any thread ---- */
 
-static int set_next_at(struct mqfs_message *message, int64_t level_ms)
+/* In a level an expiration would end the wait early, and be dropped then (P3). */
+static int prepare_wait(struct mqfs_message *message, int64_t level_ms)
 {
+	if (mqfs_message_park_expiration(message) < 0)
+		return -ENOMEM;
 	return mqfs_headers_set_integer(&message->headers, "mqfs-next-at", mqfs_clock_realtime_us() + level_ms * 1000);
 }
 
@@ -284,7 +288,7 @@ int publisher_submit(struct publisher *publisher, const char *queue, enum mqfs_p
 	struct publication *publication = malloc(sizeof(*publication));
 	char *name = strdup(queue);
 
-	if (!publication || !name || (place == MQFS_PLACE_RETRY && set_next_at(message, level_ms) < 0)) {
+	if (!publication || !name || (place == MQFS_PLACE_RETRY && prepare_wait(message, level_ms) < 0)) {
 		mqfs_message_free(message);
 		free(publication);
 		free(name);

@@ -135,6 +135,26 @@ static void delayed_is_not_before(void **state)
 		fail_msg("it came after %lld ms, not after 700 and soon", (long long)waited_ms);
 }
 
+/* P3: not before, whatever its expiration. */
+static void expiring_is_delayed_alike(void **state)
+{
+	const char *queue = make_queue();
+	struct intake *intake = intake_new(backend, queue, 1);
+	struct mqfs_message *message = message_new("later");
+	int64_t published_ms = mqfs_clock_monotonic_ms();
+	struct mqfs_delivery *delivery;
+
+	(void)state;
+	assert_int_equal(mqfs_message_set_string(&message->expiration, "1000"), 0);
+	assert_int_equal(publish_message(queue, MQFS_PLACE_RETRY, 1800, message), 0);
+	delivery = intake_next(intake);
+	assert_true(mqfs_clock_monotonic_ms() - published_ms >= 1790);
+	if (is_amqp())
+		assert_string_equal(mqfs_headers_string(&delivery->message->headers, "mqfs-expiration"), "1000");
+	else
+		assert_string_equal(delivery->message->expiration, "1000");
+}
+
 static void expired_is_gone(void **state)
 {
 	const char *queue = make_queue();
@@ -190,6 +210,7 @@ int test_publishing(void)
 	    contract_test(priority_then_age),
 	    contract_test(many_at_once),
 	    contract_test(delayed_is_not_before),
+	    contract_test(expiring_is_delayed_alike),
 	    contract_test(expired_is_gone),
 	    contract_test(message_ttl_is_the_queues),
 	    contract_test(the_brokers_dead_are_listed),

@@ -65,6 +65,9 @@ struct mqfs_message *mqfs_copy_for_grant(const struct mqfs_message *message, int
  * broker refuses foreign ones); published now; priority as given, or the message's own when -1. */
 struct mqfs_message *mqfs_copy_afresh(const struct mqfs_message *message, int priority, int64_t now_us);
 
+/* Moves expiration into mqfs's headers, as in copies, which a replay brings back. 0 or -ENOMEM. */
+int mqfs_message_park_expiration(struct mqfs_message *message);
+
 /*
  * What every first publication gets (P3): message-id when there is none, mqfs-copy, mqfs-filename,
  * mqfs-published, timestamp, delivery_mode 2, content-type guessed from the name when there is none.
