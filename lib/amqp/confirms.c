@@ -380,6 +380,8 @@ static void on_channel_closed(void *arg, amqp_channel_t channel, int code, const
 	connection_channel_gone(publisher->connection, channel);
 	if (result == -EFBIG)
 		learn_max_body(publisher, text);
+	/* An older one is not to be sent in again: it may be talking to a former leader. */
+	publisher->reopen |= lane == publisher->lanes && lane->next;
 	guilty = only_one(lane);
 	if (guilty) {
 		lane_remove(publisher, lane, guilty);
