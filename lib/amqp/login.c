@@ -133,7 +133,7 @@ static amqp_table_entry_t true_entry(const char *name)
 static amqp_rpc_reply_t authenticate(struct connection *connection, int64_t deadline_ms)
 {
 	const struct url *url = connection->url;
-	char host[64] = "", name[128];
+	char host[64] = "", name[128] = "";
 	amqp_table_entry_t capabilities[] = {
 	    true_entry("publisher_confirms"),           true_entry("basic.nack"),
 	    true_entry("consumer_cancel_notify"),       true_entry("connection.blocked"),
