@@ -190,6 +190,8 @@ static int check_url(const char *url)
 	authority += 3;
 	size_t length = strcspn(authority, "/");
 	const char *at = memchr(authority, '@', length), *colon = memchr(authority, ':', length);
+	if (at && memchr(at + 1, '@', length - (size_t)(at + 1 - authority)))
+		return refuse("URL", "an @ in the user name or the password must be written %40");
 	if (at && colon && colon < at && !is_loopback_guest(authority, length))
 		return refuse("URL", "a password on the command line is readable by everybody: set MQFS_PASSWORD");
 	return 0;

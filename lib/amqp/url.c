@@ -183,6 +183,10 @@ static int parse(struct url *url, const char *text, const char **ret_error)
 		return -EINVAL;
 	slash = find(text, end, '/');
 	at = find(text, slash, '@');
+	/* Half of a password could be taken for a host, and be shown. */
+	*ret_error = "an @ in the user name or the password must be written %40";
+	if (at < slash && find(at + 1, slash, '@') < slash)
+		return -EINVAL;
 	if (at < slash)
 		r = parse_credentials(url, text, at, ret_error);
 	else

@@ -279,6 +279,10 @@ def test_m1_wrong_credentials(backend, room):
     result = try_mount(room, backend.url.replace("guest:guest", "guest:wrong-sekret"))
     refused(result, "password")
     assert "wrong-sekret" not in result.err
+    # Nor may half of one pass for a host.
+    result = try_mount(room, backend.url.replace("guest:guest", "guest@wrong:sekret"))
+    refused(result, "%40")
+    assert "sekret" not in result.err
 
 
 @pytest.mark.only("rabbitmq")

@@ -65,6 +65,9 @@ static void every_part_is_unescaped(void **state)
 	assert_int_equal(url->hosts[0].port, 1234);
 	assert_string_equal(url->vhost, "v host");
 	url_free(url);
+	url = parse("amqp://h/v@host");
+	assert_string_equal(url->vhost, "v@host");
+	url_free(url);
 }
 
 static void several_hosts(void **state)
@@ -127,6 +130,8 @@ static void what_is_no_url_is_refused(void **state)
 	refuse("amqp://h/v?heartbeat=5");
 	refuse("amqp://h/v#f");
 	refuse("amqp://:p@h");
+	refuse("amqp://u:p@ss@h");
+	refuse("amqp://u@p:ss@h/v");
 	refuse("amqp://u%4:p@h");
 	refuse("amqp://u:p%zz@h");
 	refuse("amqp://u:p%00x@h");
