@@ -14,6 +14,7 @@
 #define LOG_TOPIC "amqp.looking"
 #include <mqfs/log.h>
 
+#include "known.h"
 #include "publisher.h"
 #include "topology.h"
 
@@ -34,7 +35,6 @@
 
 /* Few enough that a settlement doesn't wait long behind them. */
 #define GETS_AT_A_TIME 32
-#define LEVELS_MAX 32
 #define SHELF_KEY_BYTES (MQFS_NAME_MAX + 3)
 #define CONSUMER_TAG "mqfs-looks"
 
@@ -56,7 +56,7 @@ struct browse {
 	size_t limit;
 	mqfs_browse_fn *done; /* NULL: answered */
 	void *arg;
-	int64_t levels[LEVELS_MAX]; /* RETRY: to get from; DEAD: one */
+	int64_t levels[KNOWN_LEVELS]; /* RETRY: to get from; DEAD: one */
 	size_t levels_count;
 	size_t level;   /* the present one */
 	size_t asked;   /* gets on their way */
@@ -292,6 +292,19 @@ static void browse_run(struct job *job, void *role)
 
 /* ---- what the broker says ---- */
 
+/* Any shelf's gets are answers that it owes. */
+static void note_owed(struct looking *looking)
+{
+	struct shelf *shelf, *tmp;
+	bool owed = false;
+
+	HASH_ITER(by_key, looking->shelves, shelf, tmp)
+	{
+		owed |= shelf->browses && shelf->browses->asked > 0;
+	}
+	connection_expect(looking->connection, owed);
+}
+
 static void on_message(void *arg, struct frame_content *content)
 {
 	struct looking *looking = arg;
@@ -311,7 +324,7 @@ static void on_message(void *arg, struct frame_content *content)
 		mqfs_delivery_unref(delivery);
 		holder_decline(&looking->settling, content->channel, content->tag);
 	}
-	connection_expect(looking->connection, browse && browse->asked > 0);
+	note_owed(looking);
 	shelf_continue(looking, shelf);
 }
 
@@ -324,7 +337,7 @@ static void on_empty(void *arg, amqp_channel_t channel)
 		return;
 	shelf->browses->asked--;
 	shelf->browses->exhausted = true;
-	connection_expect(looking->connection, shelf->browses->asked > 0);
+	note_owed(looking);
 	shelf_continue(looking, shelf);
 }
 
@@ -476,7 +489,7 @@ static void levels_found(void *arg, int result, const int64_t *levels_ms, size_t
 		browse_fail(&browse->job, result == -ENOENT ? 0 : result, NULL);
 		return;
 	}
-	assert(count <= LEVELS_MAX);
+	assert(count <= KNOWN_LEVELS);
 	memcpy(browse->levels, levels_ms, count * sizeof(*levels_ms));
 	browse->levels_count = count;
 	connection_submit(browse->looking->connection, &browse->job);
