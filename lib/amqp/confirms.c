@@ -73,8 +73,8 @@ static const char full[] = "the queue is full, or refuses messages";
 void publisher_wait(struct publisher *publisher, struct publication *publication)
 {
 	DL_APPEND(publisher->waiting, publication);
-	if (publication->deadline_ms < publisher->earliest_ms)
-		publisher->earliest_ms = publication->deadline_ms;
+	if (publication->job.deadline_ms < publisher->earliest_ms)
+		publisher->earliest_ms = publication->job.deadline_ms;
 }
 
 /* In the next lane, or in the present one if it was nacked in an older one. */
@@ -114,7 +114,7 @@ static void publication_nacked(struct publication *publication, const struct lan
 	publication->job.late_result = -ENOSPC;
 	if (publication->place == MQFS_PLACE_RETRY || topology_counts(publisher->topology, publication->queue))
 		send_once_more(publisher, publication);
-	else if (topology_learn(publisher->topology, publication->queue, publication->deadline_ms, kind_learnt,
+	else if (topology_learn(publisher->topology, publication->queue, publication->job.deadline_ms, kind_learnt,
 	                        publication) < 0)
 		publication_end(publication, -ENOSPC, full);
 }
@@ -142,7 +142,7 @@ static void publication_settle(struct publication *publication, int result)
 	publication->prepared = true;
 	publication->returned = 0;
 	topology_make_place(publication->publisher->topology, publication->queue, publication->place,
-	                    publication->level_ms, publication->deadline_ms, place_made, publication);
+	                    publication->level_ms, publication->job.deadline_ms, place_made, publication);
 }
 
 /* ---- lanes ---- */
@@ -176,10 +176,10 @@ void lane_free(struct publisher *publisher, struct lane *lane)
 /* false: it is not to be waited for any longer. */
 static bool is_early(struct publisher *publisher, const struct publication *publication, int64_t now_ms)
 {
-	if (publication->deadline_ms <= now_ms)
+	if (publication->job.deadline_ms <= now_ms)
 		return false;
-	if (publication->deadline_ms < publisher->earliest_ms)
-		publisher->earliest_ms = publication->deadline_ms;
+	if (publication->job.deadline_ms < publisher->earliest_ms)
+		publisher->earliest_ms = publication->job.deadline_ms;
 	return true;
 }
 

@@ -127,7 +127,6 @@ static void discard(struct connection *connection)
 	connection_expect(connection, false);
 }
 
-/* The next host in turn, also when the present one has served long: it may be gone for good. */
 static void begin_round(struct connection *connection, int64_t retry_ms)
 {
 	connection->tried = 0;
@@ -136,6 +135,7 @@ static void begin_round(struct connection *connection, int64_t retry_ms)
 	connection->retry_ms = retry_ms;
 }
 
+/* The next host in turn, also when the present one has served long: it may be gone for good. */
 static void drop(struct connection *connection)
 {
 	int64_t now_ms = mqfs_clock_monotonic_ms();
@@ -273,7 +273,7 @@ static bool rest(struct connection *connection, int64_t until_ms)
 {
 	int fd = connection->state ? amqp_get_sockfd(connection->state) : -1;
 	struct pollfd files[2] = {{.fd = connection->wake_fd, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
-	bool idle = !connection->role->ready || !connection->state || connection->role->ready(connection->arg);
+	bool ready = !connection->role->ready || !connection->state || connection->role->ready(connection->arg);
 	bool gathering = connection->state && connection->gathering;
 	uint64_t count;
 	int r;
@@ -281,7 +281,7 @@ static bool rest(struct connection *connection, int64_t until_ms)
 	if (gathering)
 		files[0].fd = -1;
 	pthread_mutex_lock(&connection->lock);
-	if (connection->stopping || (connection->state && idle && connection->jobs))
+	if (connection->stopping || (connection->state && ready && connection->jobs))
 		until_ms = 0;
 	connection->sleeping = until_ms > 0 && !gathering;
 	pthread_mutex_unlock(&connection->lock);

@@ -144,7 +144,7 @@ static void publication_send(struct job *job, void *role)
 	int64_t arm_ms;
 	int status, r;
 
-	if (publication->deadline_ms <= mqfs_clock_monotonic_ms()) {
+	if (publication->job.deadline_ms <= mqfs_clock_monotonic_ms()) {
 		publication_end(publication, publication->job.late_result, "it could not be sent in time");
 		return;
 	}
@@ -161,7 +161,7 @@ static void publication_send(struct job *job, void *role)
 	}
 	publication_routing_key(publication, key);
 	/* Before this one is on the way: what is late there is answered and freed. */
-	arm_ms = send_deadline(publisher, publication->deadline_ms);
+	arm_ms = send_deadline(publisher, publication->job.deadline_ms);
 	/* On the way as soon as a byte may be. */
 	publication->tag = lane->next_tag++;
 	HASH_ADD(hh, lane->on_the_way, tag, sizeof(publication->tag), publication);
@@ -305,7 +305,6 @@ int publisher_submit(struct publisher *publisher, const char *queue, enum mqfs_p
 	    .queue = name,
 	    .place = place,
 	    .level_ms = level_ms,
-	    .deadline_ms = deadline_ms,
 	    .done = done,
 	    .arg = arg,
 	};

@@ -51,7 +51,6 @@ struct publication {
 	char *queue;
 	enum mqfs_place place;
 	int64_t level_ms;
-	int64_t deadline_ms;
 	mqfs_done_fn *done; /* NULL in a shadow */
 	void *arg;
 	uint64_t tag;

@@ -274,7 +274,7 @@ void subscription_failed(struct subscription *subscription, int result)
 	subscription_refused(subscription, result, subscription->consuming->connection->refusal.text);
 }
 
-void subscription_run(struct subscription *subscription)
+static void subscription_run(struct subscription *subscription)
 {
 	int r = open_channel(subscription);
 
