@@ -268,6 +268,20 @@ static int poll_timeout(int64_t until_ms)
 	return wait_ms < 0 ? 0 : wait_ms > 60000 ? 60000 : (int)wait_ms;
 }
 
+/* Under the lock: has a job come that the present round has not seen, and that can be run now? */
+static bool has_come(const struct connection *connection, bool ready, int64_t until_ms)
+{
+	const struct job *job = connection->jobs;
+
+	if (connection->state)
+		return ready && job;
+	if (connection->role->lazy && until_ms == MQFS_NEVER)
+		return job != NULL;
+	while (job && !job->anytime)
+		job = job->next;
+	return job != NULL;
+}
+
 /* Sleeps until something comes, somebody wakes us, or it is time. true: the broker has sent something. */
 static bool rest(struct connection *connection, int64_t until_ms)
 {
@@ -281,7 +295,7 @@ static bool rest(struct connection *connection, int64_t until_ms)
 	if (gathering)
 		files[0].fd = -1;
 	pthread_mutex_lock(&connection->lock);
-	if (connection->stopping || (connection->state && ready && connection->jobs))
+	if (connection->stopping || has_come(connection, ready, until_ms))
 		until_ms = 0;
 	connection->sleeping = until_ms > 0 && !gathering;
 	pthread_mutex_unlock(&connection->lock);
