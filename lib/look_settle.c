@@ -47,7 +47,13 @@ static bool same_text(const char *a, const char *b)
 	return a == b || (a && b && strcmp(a, b) == 0);
 }
 
-/* The same message in two listings? Its name is made of all that is known of one without an id. */
+static bool same_body(const struct mqfs_body *a, const struct mqfs_body *b)
+{
+	return a->bytes == b->bytes && (a->bytes == 0 || memcmp(a->data, b->data, a->bytes) == 0);
+}
+
+/* The same message in two listings? One without an id is known by its time, its title, which may be that of many, and
+ * its body. */
 static bool same_message(const struct mqfs_message *a, const struct mqfs_message *b)
 {
 	mqfs_name_t name_a, name_b;
@@ -59,7 +65,7 @@ static bool same_message(const struct mqfs_message *a, const struct mqfs_message
 		return true;
 	mqfs_name_kept_message(a, name_a);
 	mqfs_name_kept_message(b, name_b);
-	return strcmp(name_a, name_b) == 0;
+	return strcmp(name_a, name_b) == 0 && same_body(a->body, b->body);
 }
 
 static bool is_free(const struct look_item *item, const struct mqfs_delivery *delivery)

@@ -383,6 +383,41 @@ static void what_went_back_is_looked_for(void **state)
 	mqfs_delivery_unref(delivery);
 }
 
+/* Answers a browse with one message as a stranger may send it: a file name, but no id. */
+static void answer_stranger(const char *body, uint64_t tag)
+{
+	struct mqfs_message *message = unit_message(body);
+	mqfs_browse_fn *browsed = fake.browsed;
+	struct mqfs_delivery *delivery;
+
+	assert_int_equal(mqfs_headers_set_string(&message->headers, "mqfs-filename", "x"), 0);
+	delivery = mqfs_delivery_new(message, "jobs");
+	assert_non_null(delivery);
+	delivery->generation = 1;
+	delivery->tag = tag;
+	fake.browsed = NULL;
+	browsed(fake.browsed_arg, 0, &delivery, 1);
+}
+
+static void strangers_of_one_name_are_told_apart(void **state)
+{
+	struct mqfs_delivery *delivery;
+	struct outcome outcome;
+
+	(void)state;
+	refresh(&outcome, 0);
+	answer_stranger("one", 1);
+	delivery = find("x");
+	tick_in(5100);
+	assert_int_equal(fake.settled, 1); /* put back */
+	settle(delivery, MQFS_LOOK_DISCARD, &outcome);
+	answer_stranger("two", 2);
+	assert_int_equal(outcome.times, 1);
+	assert_int_equal(outcome.result, -ENOENT);
+	assert_int_equal(fake.settled, 1);
+	mqfs_delivery_unref(delivery);
+}
+
 static void what_is_not_found_is_gone(void **state)
 {
 	struct mqfs_delivery *delivery;
@@ -506,6 +541,7 @@ int main(void)
 	    CASE(a_settled_one_is_gone),
 	    CASE(a_failed_settlement_leaves_it_there),
 	    CASE(what_went_back_is_looked_for),
+	    CASE(strangers_of_one_name_are_told_apart),
 	    CASE(what_is_not_found_is_gone),
 	    CASE(a_lost_hold_is_looked_for_once),
 	    CASE(a_safe_copy_is_not_published_again),
