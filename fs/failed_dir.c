@@ -157,7 +157,8 @@ static void failed_list(struct fs *fs, struct node *dir, struct listing *listing
 struct settling {
 	struct fs *fs;
 	ticket_t ticket;
-	struct queue *queue; /* a reference */
+	struct queue *queue;            /* a reference */
+	struct mqfs_delivery *delivery; /* a reference */
 	/* Where a message was moved to; NULL: nowhere. */
 	struct queue *target; /* a reference */
 	const void *target_dir;
@@ -172,17 +173,33 @@ static void show_moved(const struct settling *settling)
 	moved_add(settling->fs, settling->target, settling->target_dir, settling->target_name, S_IFDIR);
 }
 
+/* `rm -r` has unlinked the files, and failed then: they are there as before. */
+static void show_files(const struct settling *settling)
+{
+	struct fs *fs = settling->fs;
+	fs_lock(fs);
+	struct node *node = tree_node(fs, &failed_message_ops, settling->queue, settling->delivery, VIEW_FAILED);
+	if (node) {
+		node->hidden = 0;
+		tree_forget(fs, node, 1);
+	}
+	fs_unlock(fs);
+}
+
 static void settled(void *arg, int result, const char *reason)
 {
 	(void)reason;
 	struct settling *settling = arg;
 	if (result == 0 && settling->target)
 		show_moved(settling);
+	else if (result < 0)
+		show_files(settling);
 	FAILPOINT(fs_failed_answering);
 	unpark_error(settling->fs, settling->ticket, -result);
 	FAILPOINT(fs_failed_answered);
 	if (settling->target)
 		queue_unref(settling->target);
+	mqfs_delivery_unref(settling->delivery);
 	queue_unref(settling->queue);
 	free(settling);
 }
@@ -200,7 +217,8 @@ static void settle(struct fs *fs, fuse_req_t req, const struct node *dir, const 
 		return;
 	}
 	int64_t deadline_ms = mqfs_clock_monotonic_ms() + wait_ms;
-	*settling = (struct settling){.fs = fs, .queue = queue_ref(dir->queue)};
+	*settling =
+	    (struct settling){.fs = fs, .queue = queue_ref(dir->queue), .delivery = mqfs_delivery_ref(delivery)};
 	if (rename) {
 		settling->target = queue_ref(rename->to_dir->queue);
 		settling->target_dir = rename->to_dir->object;

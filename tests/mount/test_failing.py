@@ -11,6 +11,7 @@ import time
 import pytest
 
 from processes import SHELLS, eventually, run, stays
+from test_claims import away
 from test_consuming import listed
 from test_drafts import errno_of
 
@@ -293,6 +294,19 @@ def test_r4_retry_now(mount):
     assert (queue.xattr("pending", again, "attempts"), queue.xattr("pending", again, "priority")) == ("1", "3")
     assert queue.names("retry") == []
     assert queue.consume(1) == [b"body"]
+
+
+@pytest.mark.deadline(90)
+def test_r4_rm_r_that_fails_leaves_the_files(own_broker, mounts):
+    """R4, tenet 5: `rm -r dead/X` unlinks the files first; when it fails they are there as before."""
+    target = mounts.add(own_broker.url())
+    queue = target.make("jobs")
+    (name,) = bury(queue, b"body", error="why")
+    own_broker.kill()
+    away(target)
+    assert run(["rm", "-r", queue.dead / name]).status != 0
+    assert sorted(os.listdir(queue.dead / name)) == ["body", "error", "meta.json"]
+    assert (queue.dead / name / "body").read_bytes() == b"body"
 
 
 def test_r4_discarded(queue):
