@@ -196,6 +196,8 @@ void consumer_move(struct held *held, enum mqfs_delivery_state to);
 /* It leaves the window as SETTLED or LOST. Not in flight. */
 void consumer_drop(struct held *held, enum mqfs_delivery_state to);
 void consumer_take(struct held *held, const char *claimed_by);
+/* It is claimed from now on, until claim-timeout or the limit below. */
+void consumer_begin_claim(struct held *held, int64_t now_ms);
 /* The last moment at which the broker lets it be held, and at which it may lie untaken. */
 int64_t consumer_limit_ms(const struct held *held);
 int64_t consumer_pending_end_ms(const struct held *held);

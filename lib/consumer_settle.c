@@ -132,8 +132,8 @@ static void late_failure(struct held *held, int result, const char *reason)
 
 	if (delivery->state == MQFS_DELIVERY_SETTLING)
 		consumer_move(held, MQFS_DELIVERY_CLAIMED);
-	if (!delivery->claimed_us)
-		delivery->claimed_us = mqfs_clock_realtime_us();
+	if (!delivery->claimed_us) /* it was settled untaken */
+		consumer_begin_claim(held, mqfs_clock_monotonic_ms());
 	if (held->late)
 		free(delivery->error);
 	else

@@ -273,15 +273,21 @@ void consumer_drop(struct held *held, enum mqfs_delivery_state to)
 	LL_PREPEND2(consumer->work.gone, held, also);
 }
 
+void consumer_begin_claim(struct held *held, int64_t now_ms)
+{
+	int64_t end_ms = now_ms + held->consumer->settings.claim_timeout_ms, limit_ms = consumer_limit_ms(held);
+
+	held->delivery->claimed_us = mqfs_clock_realtime_us();
+	held->delivery->expires_ms = end_ms < limit_ms ? end_ms : limit_ms;
+}
+
 void consumer_take(struct held *held, const char *claimed_by)
 {
 	struct mqfs_delivery *delivery = held->delivery;
-	int64_t now_ms = mqfs_clock_monotonic_ms(), end_ms = now_ms + held->consumer->settings.claim_timeout_ms;
-	int64_t limit_ms = consumer_limit_ms(held);
+	int64_t now_ms = mqfs_clock_monotonic_ms();
 
 	consumer_move(held, MQFS_DELIVERY_CLAIMED);
-	delivery->claimed_us = mqfs_clock_realtime_us();
-	delivery->expires_ms = end_ms < limit_ms ? end_ms : limit_ms;
+	consumer_begin_claim(held, now_ms);
 	snprintf(delivery->claimed_by, sizeof(delivery->claimed_by), "%s", claimed_by ? claimed_by : "");
 	consumer_due(held->consumer, delivery->expires_ms);
 	consumer_took(held, now_ms);

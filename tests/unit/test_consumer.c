@@ -65,6 +65,26 @@ static void a_late_failure_is_listed_and_tried_again(void **state)
 	mqfs_delivery_unref(delivery);
 }
 
+static void note_delivery(struct mqfs_delivery *delivery, void *arg)
+{
+	*(struct mqfs_delivery **)arg = delivery;
+}
+
+/* From pending/ it is taken and settled in one step (C5). */
+static void a_late_failure_of_an_untaken_one_is_a_claim(void **state)
+{
+	struct mqfs_delivery *delivery = NULL;
+
+	(void)state;
+	deliver("id", "copy", false, 1, 1);
+	mqfs_consumer_list(consumer, MQFS_DELIVERY_PENDING, note_delivery, &delivery);
+	assert_int_equal(settle(delivery, MQFS_SETTLE_BURY), 0);
+	complete(0, -ETIMEDOUT, NULL);
+	assert_int_equal(listed(MQFS_DELIVERY_CLAIMED), 1);
+	assert_true(delivery->claimed_us > 0);
+	assert_true(delivery->expires_ms > mqfs_clock_monotonic_ms());
+}
+
 static void a_claim_whose_outcome_is_tried_never_expires(void **state)
 {
 	struct mqfs_delivery *delivery;
@@ -619,6 +639,7 @@ int main(void)
 	    CASE(an_ack_ends_it),
 	    CASE(the_most_urgent_is_claimed_first),
 	    CASE(a_late_failure_is_listed_and_tried_again),
+	    CASE(a_late_failure_of_an_untaken_one_is_a_claim),
 	    CASE(a_claim_whose_outcome_is_tried_never_expires),
 	    CASE(a_new_outcome_replaces_the_one_being_tried),
 	    CASE(a_killed_taker_replaces_no_outcome),
