@@ -257,7 +257,7 @@ void consumer_told_free(struct mqfs_consumer *consumer); /* without the lock */
 
 /* consumer_wait.c */
 bool consumer_is_stocked(const struct mqfs_consumer *consumer, int64_t now_ms);
-/* Answers whom it can; those with a deadline that has come, too. Returns the next deadline. */
+/* Answers whom it can. Returns when those who look are answered at the latest. */
 int64_t consumer_serve(struct mqfs_consumer *consumer, int64_t now_ms);
 /* Answers the claims with result, looks with 0. */
 void consumer_fail_waiters(struct mqfs_consumer *consumer, int result);

@@ -21,12 +21,11 @@ static void serve(struct mqfs_consumer *consumer, struct mqfs_waiter **list, str
 }
 
 static void await(struct mqfs_consumer *consumer, struct mqfs_waiter **list, struct mqfs_waiter *waiter,
-                  enum waiter_kind kind, int64_t deadline_ms)
+                  enum waiter_kind kind, int64_t due_ms)
 {
 	waiter->kind = kind;
-	waiter->deadline_ms = deadline_ms;
 	DL_APPEND2(*list, waiter, previous, next);
-	consumer_due(consumer, deadline_ms);
+	consumer_due(consumer, due_ms);
 }
 
 bool consumer_is_stocked(const struct mqfs_consumer *consumer, int64_t now_ms)

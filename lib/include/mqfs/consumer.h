@@ -65,7 +65,6 @@ struct mqfs_waiter {
 	void (*done)(struct mqfs_waiter *waiter, int result, struct mqfs_delivery *delivery);
 	/* the consumer's own */
 	int kind;
-	int64_t deadline_ms;
 	char claimed_by[64];
 	int result;
 	struct mqfs_delivery *delivery;
@@ -178,9 +177,9 @@ struct mqfs_consumer_state {
 };
 void mqfs_consumer_state_of(struct mqfs_consumer *consumer, struct mqfs_consumer_state *ret_state);
 
-/* Does what is due (claim, pending and idle time-outs, retried outcomes, waiters' deadlines) and returns when
- * it wants to be called next (monotonic ms, MQFS_NEVER). Called from one thread. on_due is called when something new is
- * due earlier than the last answer; it only wakes that thread. */
+/* Does what is due (claim, pending and idle time-outs, retried outcomes, looks that waited long enough) and returns
+ * when it wants to be called next (monotonic ms, MQFS_NEVER). Called from one thread. on_due is called when something
+ * new is due earlier than the last answer; it only wakes that thread. */
 int64_t mqfs_consumer_tick(struct mqfs_consumer *consumer, int64_t now_ms);
 void mqfs_consumer_on_due(struct mqfs_consumer *consumer, void (*wake)(void *arg), void *arg);
 
