@@ -243,21 +243,16 @@ int queue_configure(struct fs *fs, struct queue *queue, const char *name, const 
 	return result;
 }
 
-static int64_t earlier(int64_t a, int64_t b)
-{
-	return a < b ? a : b;
-}
-
 static int64_t queue_tick(struct fs *fs, struct queue *queue, int64_t now_ms)
 {
 	fs_lock(fs);
-	int64_t next = earlier(drafts_tick(fs, queue, now_ms), moved_tick(queue, now_ms));
+	int64_t next = mqfs_clock_earlier(drafts_tick(fs, queue, now_ms), moved_tick(queue, now_ms));
 	fs_unlock(fs);
-	next = earlier(next, delivery_file_tick(fs, queue, now_ms));
-	next = earlier(next, claim_file_tick(fs, queue, now_ms));
-	next = earlier(next, mqfs_consumer_tick(queue->consumer, now_ms));
-	next = earlier(next, mqfs_look_tick(queue->retry, now_ms));
-	return earlier(next, mqfs_look_tick(queue->dead, now_ms));
+	next = mqfs_clock_earlier(next, delivery_file_tick(fs, queue, now_ms));
+	next = mqfs_clock_earlier(next, claim_file_tick(fs, queue, now_ms));
+	next = mqfs_clock_earlier(next, mqfs_consumer_tick(queue->consumer, now_ms));
+	next = mqfs_clock_earlier(next, mqfs_look_tick(queue->retry, now_ms));
+	return mqfs_clock_earlier(next, mqfs_look_tick(queue->dead, now_ms));
 }
 
 int64_t queues_tick(struct fs *fs, int64_t now_ms)
@@ -265,6 +260,6 @@ int64_t queues_tick(struct fs *fs, int64_t now_ms)
 	int64_t next = MQFS_NEVER;
 	struct queue *queue = NULL;
 	while ((queue = next_queue(fs, queue)))
-		next = earlier(next, queue_tick(fs, queue, now_ms));
+		next = mqfs_clock_earlier(next, queue_tick(fs, queue, now_ms));
 	return next;
 }

@@ -8,11 +8,6 @@
  * records age, consuming stops when nobody looks (C1).
  */
 
-static int64_t earlier(int64_t a, int64_t b)
-{
-	return a < b ? a : b;
-}
-
 static int64_t due_of(const struct held *held)
 {
 	const struct mqfs_delivery *delivery = held->delivery;
@@ -25,7 +20,7 @@ static int64_t due_of(const struct held *held)
 	if (delivery->state == MQFS_DELIVERY_PENDING)
 		return consumer_pending_end_ms(held);
 	if (delivery->state == MQFS_DELIVERY_CLAIMED && !held->decided)
-		return earlier(due_ms, delivery->expires_ms);
+		return mqfs_clock_earlier(due_ms, delivery->expires_ms);
 	if (delivery->state == MQFS_DELIVERY_CLAIMED && !held->detached)
 		return held->again_ms;
 	return due_ms;
@@ -85,7 +80,7 @@ static int64_t attend_window(struct mqfs_consumer *consumer, int64_t now_ms)
 		if (due_of(held) <= now_ms)
 			attend(held, now_ms);
 		else
-			due_ms = earlier(due_ms, earlier(due_of(held), note_of(held)));
+			due_ms = mqfs_clock_earlier(due_ms, mqfs_clock_earlier(due_of(held), note_of(held)));
 	}
 	return due_ms;
 }
@@ -111,9 +106,9 @@ int64_t mqfs_consumer_tick(struct mqfs_consumer *consumer, int64_t now_ms)
 	consumer_enter(consumer);
 	consumer->next_due_ms = MQFS_NEVER; /* what follows puts there what it finds */
 	due_ms = attend_window(consumer, now_ms);
-	due_ms = earlier(due_ms, attend_idle(consumer, now_ms));
-	due_ms = earlier(due_ms, consumer_serve(consumer, now_ms));
-	due_ms = earlier(due_ms, consumer->next_due_ms);
+	due_ms = mqfs_clock_earlier(due_ms, attend_idle(consumer, now_ms));
+	due_ms = mqfs_clock_earlier(due_ms, consumer_serve(consumer, now_ms));
+	due_ms = mqfs_clock_earlier(due_ms, consumer->next_due_ms);
 	consumer->next_due_ms = due_ms;
 	consumer->work.wake = false; /* the caller takes the answer */
 	consumer_leave(consumer);

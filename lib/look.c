@@ -251,11 +251,6 @@ char *mqfs_look_meta(struct mqfs_look *look, struct mqfs_delivery *delivery)
 	return json;
 }
 
-static int64_t earlier(int64_t a, int64_t b)
-{
-	return a < b ? a : b;
-}
-
 static bool is_silent(const struct mqfs_look *look)
 {
 	struct mqfs_backend_status status;
@@ -269,7 +264,7 @@ static int64_t answer_ms(const struct mqfs_look *look, const struct look_waiter 
 {
 	if (waiter->patience_ms > now_ms)
 		return waiter->patience_ms;
-	return is_silent(look) ? now_ms : earlier(waiter->deadline_ms, now_ms + LOOK_ASK_MS);
+	return is_silent(look) ? now_ms : mqfs_clock_earlier(waiter->deadline_ms, now_ms + LOOK_ASK_MS);
 }
 
 static int64_t end_waits(struct mqfs_look *look, int64_t now_ms)
@@ -283,14 +278,14 @@ static int64_t end_waits(struct mqfs_look *look, int64_t now_ms)
 		int64_t waiter_ms = answer_ms(look, waiter, now_ms);
 
 		if (waiter_ms > now_ms)
-			due_ms = earlier(due_ms, waiter_ms);
+			due_ms = mqfs_clock_earlier(due_ms, waiter_ms);
 		else
 			look_answer(look, waiter, -ETIMEDOUT);
 	}
 	DL_FOREACH_SAFE2(look->wanted, request, next_request, next)
 	{
 		if (request->deadline_ms > now_ms) {
-			due_ms = earlier(due_ms, request->deadline_ms);
+			due_ms = mqfs_clock_earlier(due_ms, request->deadline_ms);
 			continue;
 		}
 		DL_DELETE2(look->wanted, request, previous, next);
@@ -304,7 +299,7 @@ int64_t mqfs_look_tick(struct mqfs_look *look, int64_t now_ms)
 	int64_t due_ms;
 
 	look_enter(look);
-	due_ms = earlier(end_waits(look, now_ms), look_age(look, now_ms));
+	due_ms = mqfs_clock_earlier(end_waits(look, now_ms), look_age(look, now_ms));
 	look->next_due_ms = due_ms;
 	look->work.wake = false; /* the caller takes the answer */
 	look_leave(look);

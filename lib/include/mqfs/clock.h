@@ -17,6 +17,11 @@ int64_t mqfs_clock_realtime_us(void);
 /* "never": later than every deadline. */
 #define MQFS_NEVER INT64_MAX
 
+static inline int64_t mqfs_clock_earlier(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
 #define MQFS_RFC3339_BYTES 32
 
 /*
