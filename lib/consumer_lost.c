@@ -2,7 +2,6 @@
 #include "consumer_internal.h"
 
 #include <assert.h>
-#include <string.h>
 
 /*
  * Rule C9. When a connection (or a lease) is over, its delivery tags mean nothing: the broker has
@@ -78,17 +77,9 @@ void consumer_abandon(struct mqfs_consumer *consumer)
 	}
 }
 
-static bool same_text(const char *a, const char *b)
-{
-	return a == b || (a && b && strcmp(a, b) == 0);
-}
-
 static bool same_copy(const struct held *held, const struct mqfs_delivery *redelivery)
 {
-	const struct mqfs_message *a = held->delivery->message, *b = redelivery->message;
-
-	return consumer_recognisable(held) && same_text(a->message_id, b->message_id) &&
-	       same_text(mqfs_headers_string(&a->headers, "mqfs-copy"), mqfs_headers_string(&b->headers, "mqfs-copy"));
+	return consumer_recognisable(held) && mqfs_message_same_copy(held->delivery->message, redelivery->message);
 }
 
 /* One that is to be released comes back like any other. */

@@ -42,11 +42,6 @@ void look_tell_finished(struct look_request *finished)
 	}
 }
 
-static bool same_text(const char *a, const char *b)
-{
-	return a == b || (a && b && strcmp(a, b) == 0);
-}
-
 static bool same_body(const struct mqfs_body *a, const struct mqfs_body *b)
 {
 	return a->bytes == b->bytes && (a->bytes == 0 || memcmp(a->data, b->data, a->bytes) == 0);
@@ -58,8 +53,7 @@ static bool same_message(const struct mqfs_message *a, const struct mqfs_message
 {
 	mqfs_name_t name_a, name_b;
 
-	if (!same_text(a->message_id, b->message_id) ||
-	    !same_text(mqfs_headers_string(&a->headers, "mqfs-copy"), mqfs_headers_string(&b->headers, "mqfs-copy")))
+	if (!mqfs_message_same_copy(a, b))
 		return false;
 	if (a->message_id)
 		return true;

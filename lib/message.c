@@ -178,3 +178,14 @@ struct mqfs_message *mqfs_message_copy(const struct mqfs_message *message)
 	copy->body = mqfs_body_ref(message->body);
 	return copy;
 }
+
+static bool same_text(const char *a, const char *b)
+{
+	return a == b || (a && b && strcmp(a, b) == 0);
+}
+
+bool mqfs_message_same_copy(const struct mqfs_message *a, const struct mqfs_message *b)
+{
+	return same_text(a->message_id, b->message_id) &&
+	       same_text(mqfs_headers_string(&a->headers, "mqfs-copy"), mqfs_headers_string(&b->headers, "mqfs-copy"));
+}

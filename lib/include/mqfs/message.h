@@ -100,6 +100,8 @@ struct mqfs_message *mqfs_message_new(void);
 struct mqfs_message *mqfs_message_free(struct mqfs_message *message);
 /* Deep copy of the properties and headers; the body is shared. */
 struct mqfs_message *mqfs_message_copy(const struct mqfs_message *message);
+/* Have they the same message-id and the same mqfs-copy (absent equals absent)? */
+bool mqfs_message_same_copy(const struct mqfs_message *a, const struct mqfs_message *b);
 
 /* Sets *slot to a copy of text (NULL: absent). 0 or -ENOMEM. */
 int mqfs_message_set_string(char **slot, const char *text);
