@@ -6,25 +6,25 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <mqfs/failure.h>
+
 #include "fs.h"
 #include "message_file.h"
 #include "queue.h"
-
-#define REASON_MAX 4096
 
 /* What was written through one open; a tail of it. */
 struct error_handle {
 	/* guarded by fs->lock */
 	size_t bytes;
-	char tail[REASON_MAX + 1];
+	char tail[MQFS_REASON_MAX + 1];
 };
 
 static void copy_error(struct mqfs_delivery *delivery, void *arg)
 {
 	struct error_handle *handle = arg;
 	handle->bytes = delivery->error ? strlen(delivery->error) : 0;
-	if (handle->bytes > REASON_MAX)
-		handle->bytes = REASON_MAX;
+	if (handle->bytes > MQFS_REASON_MAX)
+		handle->bytes = MQFS_REASON_MAX;
 	memcpy(handle->tail, delivery->error ? delivery->error : "", handle->bytes);
 }
 
@@ -73,12 +73,12 @@ static void error_read(struct fs *fs, fuse_req_t req, struct node *node, size_t 
 /* Text comes in order, whatever the offset says: a log is appended to. */
 static void append(struct error_handle *handle, const char *data, size_t size)
 {
-	if (size >= REASON_MAX) {
-		memcpy(handle->tail, data + size - REASON_MAX, REASON_MAX);
-		handle->bytes = REASON_MAX;
+	if (size >= MQFS_REASON_MAX) {
+		memcpy(handle->tail, data + size - MQFS_REASON_MAX, MQFS_REASON_MAX);
+		handle->bytes = MQFS_REASON_MAX;
 		return;
 	}
-	size_t surplus = handle->bytes + size > REASON_MAX ? handle->bytes + size - REASON_MAX : 0;
+	size_t surplus = handle->bytes + size > MQFS_REASON_MAX ? handle->bytes + size - MQFS_REASON_MAX : 0;
 	memmove(handle->tail, handle->tail + surplus, handle->bytes - surplus);
 	memcpy(handle->tail + handle->bytes - surplus, data, size);
 	handle->bytes += size - surplus;

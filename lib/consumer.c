@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <mqfs/failure.h>
 #include <mqfs/meta.h>
 
 /* The consumer's life, and what fs/ asks of its window. consumer_internal.h tells how it works. */
@@ -299,7 +300,7 @@ int mqfs_consumer_extend(struct mqfs_consumer *consumer, struct mqfs_delivery *d
 /* The end of a text, as a string; NUL bytes become spaces. */
 static char *tail(const char *text, size_t bytes)
 {
-	size_t skip = bytes > CONSUMER_ERROR_MAX ? bytes - CONSUMER_ERROR_MAX : 0;
+	size_t skip = bytes > MQFS_REASON_MAX ? bytes - MQFS_REASON_MAX : 0;
 	char *copy = malloc(bytes - skip + 1);
 
 	if (!copy)

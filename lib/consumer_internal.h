@@ -47,7 +47,6 @@
 #define CONSUMER_TOLD_MS 60000        /* and for how long: a dead connection is noticed before */
 #define CONSUMER_WARY 1000            /* takes of redelivered ones that are recorded at once, in the beginning */
 #define CONSUMER_TIMEOUT_GAP_MS 60000 /* how long before the broker's consumer-timeout a claim ends */
-#define CONSUMER_ERROR_MAX 4096       /* bytes of a failure's reason */
 
 /* A delivery of the window. All fields are guarded by consumer->lock, but consumer and delivery, which are constant. */
 struct held {

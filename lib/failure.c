@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ERROR_MAX 4096
 #define EXPIRATION_MAX INT64_C(4294967295) /* RabbitMQ's */
 
 /* Headers come from strangers too: counts and times are kept where sums can't overflow. */
@@ -223,7 +222,7 @@ static int set_history(struct mqfs_message *copy, const struct mqfs_history *his
 static int set_error(struct mqfs_message *copy, const char *error)
 {
 	size_t bytes = strlen(error);
-	size_t skip = bytes > ERROR_MAX ? bytes - ERROR_MAX : 0;
+	size_t skip = bytes > MQFS_REASON_MAX ? bytes - MQFS_REASON_MAX : 0;
 	char *text = mqfs_utf8_repair(error + skip, bytes - skip);
 	const char *tail = text;
 	int r;
@@ -234,8 +233,8 @@ static int set_error(struct mqfs_message *copy, const char *error)
 	bytes = strlen(text);
 	while (bytes > 0 && (text[bytes - 1] == '\n' || text[bytes - 1] == '\r'))
 		text[--bytes] = '\0';
-	if (bytes > ERROR_MAX)
-		tail += bytes - ERROR_MAX;
+	if (bytes > MQFS_REASON_MAX)
+		tail += bytes - MQFS_REASON_MAX;
 	while (((unsigned char)*tail & 0xc0) == 0x80)
 		tail++;
 	r = mqfs_headers_set_string(&copy->headers, "mqfs-error", tail);

@@ -35,11 +35,14 @@ struct mqfs_history {
 /* Foreign dead letters, which have x-death only, give attempts, times and reason from there. */
 void mqfs_history_read(const struct mqfs_message *message, struct mqfs_history *ret_history);
 
+#define MQFS_REASON_MAX 4096 /* bytes of a failure's reason */
+
 struct mqfs_failed_attempt {
 	int64_t attempts; /* failed so far, this one included */
 	int64_t now_us;
 	int64_t next_at_us; /* for a retry */
-	const char *error;  /* at most 4096 bytes are kept, cut at a UTF-8 character and made valid UTF-8; NULL: none */
+	const char *error;  /* at most MQFS_REASON_MAX bytes are kept, cut at a UTF-8 character and made valid UTF-8;
+	                       NULL: none */
 	const char *dead_reason; /* "max-attempts", "rejected", …: for a burial */
 	const char *host;
 	const char *queue;
