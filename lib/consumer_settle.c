@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include <mqfs/failpoint.h>
 #include <mqfs/failure.h>
@@ -23,15 +22,6 @@
  *   replaced by another meanwhile     -> that one is tried
  *   anything else                     -> CLAIMED with the reason, tried again every few seconds
  */
-
-static uint64_t random64(void)
-{
-	uint64_t random = 0;
-
-	if (getrandom(&random, sizeof(random), GRND_NONBLOCK) != sizeof(random))
-		random = (uint64_t)mqfs_clock_realtime_us() * UINT64_C(0x9E3779B97F4A7C15);
-	return random;
-}
 
 const char *consumer_failure_reason(const struct held *held)
 {
@@ -60,7 +50,7 @@ static int plan_failure(struct held *held, struct mqfs_disposition *ret_disposit
 	};
 	decision = mqfs_retry_decide(&consumer->settings, attempt.attempts,
 	                             history.max_attempts > 0 ? history.max_attempts : consumer->settings.max_attempts,
-	                             random64());
+	                             mqfs_retry_random());
 	if (held->how == MQFS_SETTLE_BURY || decision.dead) {
 		attempt.dead_reason = held->how == MQFS_SETTLE_BURY && !worn_out ? "rejected" : "max-attempts";
 		ret_disposition->place = MQFS_PLACE_DEAD;

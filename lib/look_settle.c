@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include <mqfs/failpoint.h>
@@ -118,13 +117,10 @@ static struct mqfs_message *copy_to_grant(const struct mqfs_look *look, const st
 {
 	struct mqfs_history history;
 	int64_t attempts;
-	uint64_t random = 0;
 
 	mqfs_history_read(message, &history);
 	attempts = history.attempts > 0 ? history.attempts : 1;
-	if (getrandom(&random, sizeof(random), GRND_NONBLOCK) < 0)
-		random = (uint64_t)mqfs_clock_realtime_us() << 32;
-	*ret_delay_ms = mqfs_retry_decide(&look->settings, attempts, attempts + 1, random).delay_ms;
+	*ret_delay_ms = mqfs_retry_decide(&look->settings, attempts, attempts + 1, mqfs_retry_random()).delay_ms;
 	return mqfs_copy_for_grant(message, mqfs_clock_realtime_us() + *ret_delay_ms * 1000);
 }
 

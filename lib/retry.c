@@ -2,6 +2,9 @@
 #include <mqfs/retry.h>
 
 #include <math.h>
+#include <sys/random.h>
+
+#include <mqfs/clock.h>
 
 #define LEVEL_MIN_MS INT64_C(125)
 #define LEVELS 25 /* 2^-3 s .. 2^21 s */
@@ -18,6 +21,15 @@ struct mqfs_retry_decision mqfs_retry_decide(const struct mqfs_settings *setting
 	wait_ms = fmin(wait_ms, (double)settings->backoff_max_ms);
 	jitter = 0.75 + (double)(random >> 11) * 0x1p-54; /* 53 bits, half a unit wide */
 	return (struct mqfs_retry_decision){.delay_ms = (int64_t)(wait_ms * jitter)};
+}
+
+uint64_t mqfs_retry_random(void)
+{
+	uint64_t random = 0;
+
+	if (getrandom(&random, sizeof(random), GRND_NONBLOCK) != sizeof(random))
+		random = (uint64_t)mqfs_clock_realtime_us() * UINT64_C(0x9E3779B97F4A7C15);
+	return random;
 }
 
 int64_t mqfs_retry_level_at(unsigned index)

@@ -22,6 +22,7 @@ struct mqfs_retry_decision {
  */
 struct mqfs_retry_decision mqfs_retry_decide(const struct mqfs_settings *settings, int64_t attempts,
                                              int64_t max_attempts, uint64_t random);
+uint64_t mqfs_retry_random(void); /* for the above */
 
 /*
  * Delay levels, for brokers that can't wait for an arbitrary time: powers of two of a second, from
