@@ -79,17 +79,23 @@ static const char *string_of(const struct mqfs_table *headers, const char *name,
 	return text ? text : fallback;
 }
 
+int64_t mqfs_published_us(const struct mqfs_message *message)
+{
+	int64_t stamp = message->timestamp > INT64_MAX ? 0 : (int64_t)message->timestamp;
+
+	return time_of(&message->headers, "mqfs-published", seconds_to_us(stamp));
+}
+
 void mqfs_history_read(const struct mqfs_message *message, struct mqfs_history *ret_history)
 {
 	const struct mqfs_table *headers = &message->headers;
 	struct mqfs_history deaths = {0};
-	int64_t stamp = message->timestamp > INT64_MAX ? 0 : (int64_t)message->timestamp;
 
 	read_deaths(message, &deaths);
 	*ret_history = (struct mqfs_history){
 	    .attempts = count_of(headers, "mqfs-attempts", deaths.attempts),
 	    .max_attempts = count_of(headers, "mqfs-max-attempts", 0),
-	    .published_us = time_of(headers, "mqfs-published", seconds_to_us(stamp)),
+	    .published_us = mqfs_published_us(message),
 	    .first_failed_us = time_of(headers, "mqfs-first-failed", deaths.first_failed_us),
 	    .last_failed_us = time_of(headers, "mqfs-last-failed", deaths.last_failed_us),
 	    .next_at_us = time_of(headers, "mqfs-next-at", 0),

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include <mqfs/name.h>
 
+#include <mqfs/failure.h>
+
 #include "utf8.h"
 
 #include <errno.h>
@@ -215,15 +217,6 @@ void mqfs_name_message(int64_t stamp_us, const struct mqfs_message *message, mqf
 	message_name(stamp_us, title, bytes, ret_name);
 }
 
-static int64_t published_us(const struct mqfs_message *message)
-{
-	int64_t fallback = 0;
-
-	if (message->timestamp <= INT64_MAX / 1000000)
-		fallback = (int64_t)message->timestamp * 1000000;
-	return mqfs_headers_integer(&message->headers, "mqfs-published", fallback);
-}
-
 void mqfs_name_kept_message(const struct mqfs_message *message, mqfs_name_t ret_name)
 {
 	char body_digest[DIGEST_DIGITS + 1];
@@ -235,5 +228,5 @@ void mqfs_name_kept_message(const struct mqfs_message *message, mqfs_name_t ret_
 		title = body_digest;
 		bytes = DIGEST_DIGITS;
 	}
-	message_name(published_us(message), title, bytes, ret_name);
+	message_name(mqfs_published_us(message), title, bytes, ret_name);
 }

@@ -32,6 +32,9 @@ struct mqfs_history {
 	const char *host;
 };
 
+/* The history's published_us alone: what mqfs noted, or the message's timestamp; 0: unknown. */
+int64_t mqfs_published_us(const struct mqfs_message *message);
+
 /* Foreign dead letters, which have x-death only, give attempts, times and reason from there. */
 void mqfs_history_read(const struct mqfs_message *message, struct mqfs_history *ret_history);
 
