@@ -139,6 +139,7 @@ static void clear_old(struct mqfs_look *look)
 
 	HASH_ITER(hh, look->items, item, next)
 	{
+		item->twins = 0;
 		if (!look->holds || !item->held)
 			look_unlist(look, item);
 	}
@@ -160,20 +161,24 @@ static void drop_stale(struct mqfs_look *look, struct mqfs_delivery **deliveries
 	}
 }
 
-/* Its own name, or with "~2", "~3", … behind it when that is taken. */
+/* Its own name, or with "~2", "~3", … behind it when that is taken. Many may have one name: those before are skipped.
+ */
 static void name_item(struct mqfs_look *look, struct mqfs_delivery *delivery)
 {
-	struct look_item *twin;
+	struct look_item *first, *twin;
 	size_t length;
 
 	mqfs_name_kept_message(delivery->message, delivery->name);
 	length = strlen(delivery->name);
-	for (unsigned number = 2;; number++) {
+	HASH_FIND_STR(look->items, delivery->name, first);
+	if (!first)
+		return;
+	if (first->twins == 0)
+		first->twins = 1;
+	do {
+		snprintf(delivery->name + length, sizeof(delivery->name) - length, "~%u", ++first->twins);
 		HASH_FIND_STR(look->items, delivery->name, twin);
-		if (!twin)
-			return;
-		snprintf(delivery->name + length, sizeof(delivery->name) - length, "~%u", number);
-	}
+	} while (twin);
 }
 
 /* Takes the reference over. */

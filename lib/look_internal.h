@@ -48,6 +48,7 @@ struct look_item {
 	struct mqfs_delivery *delivery; /* a reference */
 	bool held;                      /* from others: to be put back */
 	bool busy;                      /* a request has it */
+	unsigned twins;                 /* while a listing is installed: the number of its last twin; 0: none yet */
 	UT_hash_handle hh;              /* by delivery->name */
 };
 
