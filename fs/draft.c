@@ -157,8 +157,10 @@ void draft_let_go(struct draft *draft)
 	bool over = draft->state == DRAFT_GHOST || draft->state == DRAFT_GONE;
 	bool resting = draft->state == DRAFT_QUEUED || draft->state == DRAFT_KEPT || draft->state == DRAFT_REMOVED;
 	bool on_disk = draft->stored_id && !draft->storing && draft->stored_version == draft->version;
-	if (draft->pins == 0 && (over || (resting && on_disk)))
+	if (draft->pins == 0 && (over || draft->stale || (resting && on_disk))) {
 		draft->message = mqfs_message_free(draft->message);
+		draft->stale = false;
+	}
 }
 
 void draft_changed(struct draft *draft)

@@ -78,6 +78,7 @@ struct draft {
 	struct writers writers;
 	unsigned handles; /* open files that can write */
 	unsigned pins;    /* who needs the message in memory: open files, requests */
+	bool stale;       /* the message is older than what another mount has put into the state file */
 	bool counted;     /* in queue->draft_count */
 	bool spoiled;     /* a write failed, or it is half-written */
 	bool killed;      /* a writer was killed in the middle */

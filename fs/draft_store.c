@@ -134,7 +134,7 @@ static int content_of(struct draft *draft, enum wish wish, const struct mqfs_ent
                       struct mqfs_message **ret_message)
 {
 	*ret_message = NULL;
-	if (!draft->message)
+	if (!draft->message || draft->stale)
 		return 0;
 	if (wish == WISH_WAITING) {
 		struct queue *queue = draft->target_queue ? draft->target_queue : draft->queue;
@@ -295,7 +295,7 @@ static void take_result(struct draft *draft, const struct storing *storing, int 
 	} else if (result == -ENOENT && draft->stored_id) {
 		/* Another mount has removed it; ours is newer, and is put anew if we have its content. */
 		draft_forget_id(draft);
-		if (!draft->message)
+		if (!draft->message || draft->stale)
 			draft_discard(draft);
 	} else if (result < 0) {
 		if (storing->version == draft->version)
@@ -367,7 +367,8 @@ void draft_sync(struct fs *fs, fuse_req_t req, struct draft *draft)
 
 bool draft_is_away(const struct draft *draft)
 {
-	return !draft->message && draft->stored_id && draft->state != DRAFT_GHOST && draft->state != DRAFT_GONE;
+	return (!draft->message || draft->stale) && draft->stored_id && draft->state != DRAFT_GHOST &&
+	       draft->state != DRAFT_GONE;
 }
 
 /* It may be parked again, and the directory that it holds is held without a gap. */
@@ -390,11 +391,13 @@ static void loaded(void *arg, int result, struct mqfs_message *message)
 	struct fs *fs = fetch->fs;
 	struct draft *draft = fetch->object;
 	fs_lock(fs);
-	if (result == 0 && !draft->message) {
+	if (result == 0 && (!draft->message || draft->stale)) {
+		mqfs_message_free(draft->message);
 		draft->message = message;
+		draft->stale = false;
 		message = NULL;
 	}
-	if (draft->message)
+	if (draft->message && !draft->stale)
 		result = 0; /* somebody else's fetch was quicker than a removal */
 	fs_unlock(fs);
 	mqfs_message_free(message);

@@ -66,8 +66,8 @@ static void adopt(struct draft *draft, struct queue *queue, const struct mqfs_en
 	draft->delay_ms = delay_of(entry);
 	draft->spoiled = entry->spoiled;
 	draft->stored_version = draft->version;
-	if (draft->pins == 0)
-		draft->message = mqfs_message_free(draft->message);
+	draft->stale = draft->message != NULL;
+	draft_let_go(draft);
 }
 
 static void add(struct queue *queue, const struct mqfs_entry *entry)

@@ -266,6 +266,28 @@ def test_p7_two_mounts(mount, backend, room):
     assert [message.body for message in backend.expect(one, 1)] == [b"body"]
 
 
+@pytest.mark.parametrize("name", ["sent", ".moved"])
+def test_p7_changed_by_another_mount_while_it_is_read(mount, backend, room, name):
+    """P7, P2: who reads a dot-file keeps no mount from what another one has written into it since."""
+    one = mount(state_dir=room / "state").make("jobs")
+    two = mount(state_dir=room / "state").queue("jobs")
+    (one.new / ".draft").write_bytes(b"old")
+    two.wait_names("new", 1)
+    with open(one.new / ".draft", "rb") as reader:
+        assert reader.read(1) == b"o"
+        (two.new / ".draft").write_bytes(b"newer")
+        eventually(lambda: (one.new / ".draft").stat().st_size == 5, what="the same size")
+        os.chmod(one.new / ".draft", 0o640)
+        os.rename(one.new / ".draft", one.new / name)
+        if name.startswith("."):
+            assert (one.new / name).read_bytes() == b"newer"
+            sync(one.new / name)
+    if name.startswith("."):
+        remount(one, "terminate")
+        os.rename(one.new / name, one.new / "sent")
+    assert [message.body for message in backend.expect(one, 1)] == [b"newer"]
+
+
 def test_q3_kept_is_content(full, backend):
     """Q3: a kept draft is content, also after a restart."""
     refused(full, "job", b"body")
