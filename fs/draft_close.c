@@ -46,6 +46,14 @@ static void keep(struct fs *fs, struct draft *draft, ticket_t ticket)
 		unpark_error(fs, ticket, error);
 }
 
+/* The next open takes the empty draft over, and need not wait for this one's RELEASE. (locked) */
+static void let_go(struct draft_handle *handle)
+{
+	handle->let_go = true;
+	handle->draft->handles--;
+	draft_follow(handle->draft);
+}
+
 /* The backend keeps its deadline; a parked request's is later, for the local disk, and a backend that can't. */
 static ticket_t park_close(struct fs *fs, fuse_req_t req, int64_t deadline_ms)
 {
@@ -68,8 +76,11 @@ void draft_flush(struct fs *fs, fuse_req_t req, struct node *node, struct fuse_f
 	fs_lock(fs);
 	if (draft->state == DRAFT_WRITING && completion == COMPLETE_KILLED)
 		draft->killed = true;
-	if (draft->state == DRAFT_WRITING && completion == COMPLETE_YES && draft->handles == 1)
+	if (draft->state == DRAFT_WRITING && completion == COMPLETE_YES && draft->handles == 1) {
 		result = complete_locked(draft);
+		if (draft->state == DRAFT_EMPTY)
+			let_go(handle);
+	}
 	int64_t deadline_ms = mqfs_clock_monotonic_ms() + draft->queue->settings.publish_timeout_ms;
 	fs_unlock(fs);
 
@@ -89,7 +100,7 @@ void draft_release(struct fs *fs, struct node *node, struct fuse_file_info *fi)
 	int result = DONE;
 
 	fs_lock(fs);
-	bool last = handle->writable && --draft->handles == 0;
+	bool last = handle->writable && !handle->let_go && --draft->handles == 0;
 	if (last && draft->state == DRAFT_WRITING)
 		result = complete_locked(draft);
 	else if (last)

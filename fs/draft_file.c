@@ -231,8 +231,13 @@ static int spoil(struct draft *draft, int error)
 	return -error;
 }
 
-static int write_locked(struct draft *draft, const char *data, size_t size, off_t offset)
+static int write_locked(struct draft_handle *handle, const char *data, size_t size, off_t offset)
 {
+	struct draft *draft = handle->draft;
+	if (handle->let_go) { /* but not by all */
+		handle->let_go = false;
+		draft->handles++;
+	}
 	if (draft->state == DRAFT_EMPTY) { /* listed when its opener closed; somebody who was handed it writes on */
 		draft_move(draft, DRAFT_WRITING);
 		draft_drop_name(draft);
@@ -252,7 +257,7 @@ static int write_locked(struct draft *draft, const char *data, size_t size, off_
 static void draft_write(struct fs *fs, fuse_req_t req, struct node *node, const char *data, size_t size, off_t offset,
                         struct fuse_file_info *fi)
 {
-	(void)fi;
+	struct draft_handle *handle = (struct draft_handle *)(uintptr_t)fi->fh;
 	struct draft *draft = node->object;
 	pid_t tid = fuse_req_ctx(req)->pid;
 	fs_lock(fs);
@@ -262,7 +267,7 @@ static void draft_write(struct fs *fs, fuse_req_t req, struct node *node, const 
 		fs_lock(fs);
 		writers_note(&draft->writers, tid, tgid);
 	}
-	int result = write_locked(draft, data, size, offset);
+	int result = write_locked(handle, data, size, offset);
 	fs_unlock(fs);
 	if (result < 0)
 		fuse_reply_err(req, -result);

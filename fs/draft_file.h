@@ -15,6 +15,8 @@ extern const struct node_ops draft_file_ops;
 struct draft_handle {
 	struct draft *draft; /* a reference, and pinned */
 	bool writable;
+	bool
+	    let_go; /* by who opened it, with nothing written: RELEASE, which comes when it likes, has nothing to say */
 	struct draft_handle *prev, *next; /* fs->draft_handles */
 };
 

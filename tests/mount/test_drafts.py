@@ -2,7 +2,9 @@
 """Drafts: what is in new/ before, while and after it is published (P1 to P5, P7, P8)."""
 
 import contextlib
+import ctypes
 import errno
+import mmap
 import os
 import re
 import shutil
@@ -357,6 +359,23 @@ def test_p4_empty_draft_is_taken_over(queue, shared_backend):
     assert queue.names("new") == []
     (message,) = shared_backend.expect(queue, 1)
     assert (message.body, message.properties["type"]) == (b"body", "kept")
+
+
+def test_p7_empty_draft_is_taken_over_before_its_release(queue, shared_backend):
+    """P7: the next open takes an empty draft over with its xattrs as soon as it is closed, though RELEASE comes late."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    file = os.open(queue.new / "job", os.O_RDWR | os.O_CREAT, 0o600)
+    # A mapping keeps the kernel's open file; Python's would keep a descriptor, too.
+    mapped = libc.mmap(None, ctypes.c_size_t(4096), mmap.PROT_READ, mmap.MAP_PRIVATE, file, ctypes.c_long(0))
+    assert mapped != ctypes.c_void_p(-1).value
+    os.close(file)
+    os.setxattr(queue.new / "job", "user.mqfs.type", b"order")
+    (queue.new / "job").write_bytes(b"body")
+    (message,) = shared_backend.expect(queue, 1)
+    assert (message.body, message.properties["type"]) == (b"body", "order")
+    libc.munmap(ctypes.c_void_p(mapped), ctypes.c_size_t(4096))
+    assert queue.names("new") == []
 
 
 def test_p4_touch_again_and_remove(queue, shared_backend):
