@@ -35,11 +35,13 @@ static int complete_locked(struct draft *draft)
 static void keep(struct fs *fs, struct draft *draft, ticket_t ticket)
 {
 	fs_lock(fs);
-	draft->ticket = ticket;
-	draft->answer = draft->spoiled && draft->error ? draft->error : EIO;
-	draft_keep(draft, draft->answer, draft->spoiled ? "a write failed" : "a writer was killed by a signal");
-	draft_changed(draft);
-	ticket = draft_take_ticket(draft);
+	if (draft->state == DRAFT_WRITING) { /* else another close() was quicker, and its ticket may wait there */
+		draft->ticket = ticket;
+		draft->answer = draft->spoiled && draft->error ? draft->error : EIO;
+		draft_keep(draft, draft->answer, draft->spoiled ? "a write failed" : "a writer was killed by a signal");
+		draft_changed(draft);
+		ticket = draft_take_ticket(draft);
+	}
 	int error = draft->answer;
 	fs_unlock(fs);
 	if (ticket)

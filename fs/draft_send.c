@@ -94,7 +94,7 @@ static void sent(void *arg, int result, const char *reason)
 
 int draft_prepare(struct draft *draft, struct queue *queue, int priority, const char *name)
 {
-	if (draft->state == DRAFT_SENDING)
+	if (draft->state == DRAFT_SENDING || draft->ticket) /* a close() that waits for the disk is not answered yet */
 		return -EBUSY;
 	if (draft->spoiled || draft->killed)
 		return -EIO;

@@ -10,7 +10,8 @@
 
 /*
  * (locked) Prepares it to be published as name in queue's directory of that priority and makes it SENDING. Its content
- * is in memory. 0; -EIO for what is spoiled or half-written; -EBUSY when it is being sent; -ENOMEM.
+ * is in memory. 0; -EIO for what is spoiled or half-written; -EBUSY when it is being sent, or a close() of it waits;
+ * -ENOMEM.
  */
 int draft_prepare(struct draft *draft, struct queue *queue, int priority, const char *name);
 
