@@ -102,6 +102,10 @@ static int truncate_locked(struct draft *draft, off_t size)
 	if (result == 0) {
 		draft->bytes = (size_t)size;
 		draft->modified_us = mqfs_clock_realtime_us();
+		if (size == 0 && draft->state == DRAFT_DOT) { /* nothing is left of what failed */
+			draft->spoiled = false;
+			draft->error = 0;
+		}
 		draft_changed(draft);
 	}
 	return result;

@@ -530,6 +530,17 @@ def test_p7_spoiled_draft_cannot_be_published(mount, backend):
     assert [message.body for message in backend.expect(queue, 1)] == [b"xxx"]
 
 
+def test_p7_spoiled_dot_file_is_emptied(mount, backend):
+    """P7, P2: a dot-file that took too much can't be published until it is emptied and written anew."""
+    queue = mount(max_body="1K").make("jobs")
+    draft = queue.new / ".draft"
+    assert errno_of(draft.write_bytes, b"x" * 5000) == errno.EFBIG
+    assert errno_of(os.rename, draft, queue.new / "job") == errno.EIO
+    draft.write_bytes(b"fits")
+    os.rename(draft, queue.new / "job")
+    assert [message.body for message in backend.expect(queue, 1)] == [b"fits"]
+
+
 # -- P8 ---------------------------------------------------------------------
 
 def test_p8_writing_on_after_it_was_published(queue, shared_backend):
