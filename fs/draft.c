@@ -250,6 +250,13 @@ void draft_set_name(struct draft *draft, struct queue *queue, int priority, cons
 	HASH_ADD_KEYPTR(hh, queue->drafts, draft->key, strlen(draft->key), draft);
 }
 
+struct destination draft_destination(const struct draft *draft)
+{
+	if (draft->target_queue)
+		return (struct destination){draft->target_queue, draft->target_priority, draft->target_name};
+	return (struct destination){draft->queue, draft->priority, draft->name};
+}
+
 void draft_forget_target(struct draft *draft)
 {
 	if (draft->target_queue)

@@ -148,6 +148,13 @@ void draft_keep(struct draft *draft, int error, const char *reason);
 void draft_queue(struct draft *draft, struct queue *queue, int priority, const char *name);
 /* SENDING by rename is over: it is where it is. */
 void draft_forget_target(struct draft *draft);
+/* Where it is to be published: while it is SENDING by rename that is another place than its own. */
+struct destination {
+	struct queue *queue;
+	int priority;
+	const char *name;
+};
+struct destination draft_destination(const struct draft *draft);
 /* It counts in queue's line from now on; NULL: in none. */
 void draft_line_up(struct draft *draft, struct queue *queue);
 /* An ordinary file, of that name. */

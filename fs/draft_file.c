@@ -304,7 +304,8 @@ static void draft_setattr(struct fs *fs, fuse_req_t req, struct node *node, cons
 		draft->mode = st->st_mode & 0777;
 	if (!away && result == 0)
 		set_times(draft, st, to_set);
-	if (!away && result == 0)
+	/* What waits in the outbox has its master there, which nothing would follow. */
+	if (!away && result == 0 && draft->state != DRAFT_QUEUED)
 		draft_changed(draft);
 	struct stat attr;
 	node_attr(fs, node, &attr);

@@ -16,21 +16,21 @@
 
 void draft_become_ghost(struct fs *fs, struct draft *draft)
 {
-	struct queue *queue = draft->target_queue ? draft->target_queue : draft->queue;
-	int priority = draft->target_queue ? draft->target_priority : draft->priority;
-	mqfs_name_t name;
-	snprintf(name, sizeof(name), "%s", draft->target_name ? draft->target_name : draft->name);
+	struct destination to = draft_destination(draft);
+	struct queue *queue = to.queue;
+	mqfs_name_t name; /* draft_drop_name may free what to.name points into */
+	snprintf(name, sizeof(name), "%s", to.name);
 
 	draft_ref(draft);
 	draft->published = true;
 	draft->was_queued = draft->state == DRAFT_QUEUED;
 	draft_drop_name(draft);
-	struct draft *other = draft_find(queue, priority, name);
+	struct draft *other = draft_find(queue, to.priority, name);
 	if (other && other->state != DRAFT_GHOST) {
 		/* A listed draft has the name: tools that come back for it would touch that one, so no ghost. */
 		draft_move(draft, DRAFT_GONE);
 	} else {
-		draft_set_name(draft, queue, priority, name);
+		draft_set_name(draft, queue, to.priority, name);
 		draft_move(draft, DRAFT_GHOST);
 		draft->until_ms = mqfs_clock_monotonic_ms() + DRAFT_GHOST_MS;
 		DL_APPEND(queue->ghosts, draft);

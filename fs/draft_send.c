@@ -46,7 +46,7 @@ void draft_refused(struct draft *draft, int error, const char *reason)
 void draft_enqueue(struct draft *draft)
 {
 	draft->queueing = true;
-	draft_line_up(draft, draft->target_queue ? draft->target_queue : draft->queue);
+	draft_line_up(draft, draft_destination(draft).queue);
 	draft_changed(draft);
 }
 
@@ -141,9 +141,8 @@ static struct mqfs_message *begin(struct fs *fs, struct draft *draft, struct que
 		draft_enqueue(draft);
 		return NULL;
 	}
-	int priority = draft->target_queue ? draft->target_priority : draft->priority;
-	const char *name = draft->target_name ? draft->target_name : draft->name;
-	struct mqfs_message *message = sending ? draft_message(draft, queue, priority, name) : NULL;
+	struct destination to = draft_destination(draft);
+	struct mqfs_message *message = sending ? draft_message(draft, to.queue, to.priority, to.name) : NULL;
 	if (message)
 		*sending = (struct sending){fs, draft_ref(draft), queue_ref(queue)};
 	else
@@ -155,7 +154,7 @@ void draft_send(struct fs *fs, struct draft *draft, ticket_t ticket, int64_t dea
 {
 	struct sending *sending = malloc(sizeof(*sending));
 	fs_lock(fs);
-	struct queue *queue = draft->target_queue ? draft->target_queue : draft->queue;
+	struct queue *queue = draft_destination(draft).queue;
 	draft->ticket = ticket;
 	draft->answer = 0;
 	struct mqfs_message *message = begin(fs, draft, queue, sending);

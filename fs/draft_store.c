@@ -113,12 +113,13 @@ static int64_t due_of(const struct draft *draft, enum mqfs_entry_kind kind)
 
 struct mqfs_entry draft_entry(const struct draft *draft, enum mqfs_entry_kind kind)
 {
+	struct destination to = draft_destination(draft);
 	return (struct mqfs_entry){
 	    .id = draft->stored_id,
 	    .kind = kind,
-	    .queue = draft->target_queue ? draft->target_queue->name : draft->queue->name,
-	    .priority = draft->target_queue ? draft->target_priority : draft->priority,
-	    .name = draft->target_name ? draft->target_name : draft->name,
+	    .queue = to.queue->name,
+	    .priority = to.priority,
+	    .name = to.name,
 	    .mode = draft->mode,
 	    .body_bytes = (int64_t)draft->bytes,
 	    .modified_us = draft->modified_us,
@@ -137,8 +138,7 @@ static int content_of(struct draft *draft, enum wish wish, const struct mqfs_ent
 	if (!draft->message || draft->stale)
 		return 0;
 	if (wish == WISH_WAITING) {
-		struct queue *queue = draft->target_queue ? draft->target_queue : draft->queue;
-		*ret_message = draft_message(draft, queue, entry->priority, entry->name);
+		*ret_message = draft_message(draft, draft_destination(draft).queue, entry->priority, entry->name);
 		return *ret_message ? 0 : -ENOMEM;
 	}
 	struct mqfs_message *copy = mqfs_message_copy(draft->message);
@@ -265,12 +265,11 @@ static void answer_syncs(struct fs *fs, struct draft_sync *syncs)
 /* It is durable: a message of the outbox, where it was sent to. */
 static void enter_line(struct draft *draft, const char *name)
 {
-	struct queue *queue = draft->target_queue ? draft->target_queue : draft->queue;
-	int priority = draft->target_queue ? draft->target_priority : draft->priority;
+	struct destination to = draft_destination(draft);
 	draft->queueing = false;
-	queue_ref(queue);
-	draft_queue(draft, queue, priority, name);
-	queue_unref(queue);
+	queue_ref(to.queue);
+	draft_queue(draft, to.queue, to.priority, name);
+	queue_unref(to.queue);
 }
 
 /* A draft that had the name may have left it here, and not yet there. Then it is asked for once more; if it is another
