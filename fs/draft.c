@@ -210,13 +210,18 @@ void draft_drop_name(struct draft *draft)
 	unname(draft);
 }
 
-/* The free name nearest to name: itself, name~2, … Ghosts and empty drafts nobody has open make room. */
+bool draft_makes_room(const struct draft *draft)
+{
+	return draft->state == DRAFT_GHOST || (draft->state == DRAFT_EMPTY && draft->handles == 0);
+}
+
+/* The free name nearest to name: itself, name~2, … */
 static void free_name(struct queue *queue, int priority, const char *name, mqfs_name_t ret_name)
 {
 	struct draft *other;
 	snprintf(ret_name, sizeof(mqfs_name_t), "%s", name);
 	for (int twin = 2; (other = draft_find(queue, priority, ret_name));) {
-		if (other->state == DRAFT_GHOST || (other->state == DRAFT_EMPTY && other->handles == 0))
+		if (draft_makes_room(other))
 			draft_discard(other);
 		else
 			snprintf(ret_name, sizeof(mqfs_name_t), "%.*s~%d", MQFS_NAME_MAX - 12, name, twin++);

@@ -116,7 +116,7 @@ struct draft {
 
 #define DRAFT_GHOST_MS 2000
 #define DRAFT_REMOVED_MS 2000
-/* More than these, and the oldest goes early: at 20,000 messages a second nobody comes back for one. */
+/* More than these, and the oldest go early: at 20,000 messages a second nobody comes back for one. */
 #define DRAFT_GHOSTS_MAX 16384
 
 /* All functions are (locked) unless said otherwise. */
@@ -135,7 +135,9 @@ bool draft_may(enum draft_state from, enum draft_state to);
 /* The one with this name in new/ (-1) or new/@priority/, or NULL. */
 struct draft *draft_find(struct queue *queue, int priority, const char *name);
 
-/* Gives it the name, or name~2, … where a listed one has it; a ghost and an empty draft of the name go. */
+/* Ghosts, and empty drafts that nobody has open, go when another draft wants their name. */
+bool draft_makes_room(const struct draft *draft);
+/* Gives it the name, or name~2, … where one has it that makes no room. */
 void draft_set_name(struct draft *draft, struct queue *queue, int priority, const char *name);
 void draft_drop_name(struct draft *draft);
 

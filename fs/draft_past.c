@@ -14,6 +14,12 @@
 #include "notify.h"
 #include "queue.h"
 
+/* When the oldest goes; there is one. */
+static int64_t ghosts_due_ms(const struct queue *queue)
+{
+	return queue->ghost_count > DRAFT_GHOSTS_MAX ? 0 : queue->ghosts->until_ms;
+}
+
 void draft_become_ghost(struct fs *fs, struct draft *draft)
 {
 	struct destination to = draft_destination(draft);
@@ -26,7 +32,7 @@ void draft_become_ghost(struct fs *fs, struct draft *draft)
 	draft->was_queued = draft->state == DRAFT_QUEUED;
 	draft_drop_name(draft);
 	struct draft *other = draft_find(queue, to.priority, name);
-	if (other && other->state != DRAFT_GHOST) {
+	if (other && !draft_makes_room(other)) {
 		/* A listed draft has the name: tools that come back for it would touch that one, so no ghost. */
 		draft_move(draft, DRAFT_GONE);
 	} else {
@@ -34,9 +40,8 @@ void draft_become_ghost(struct fs *fs, struct draft *draft)
 		draft_move(draft, DRAFT_GHOST);
 		draft->until_ms = mqfs_clock_monotonic_ms() + DRAFT_GHOST_MS;
 		DL_APPEND(queue->ghosts, draft);
-		if (++queue->ghost_count > DRAFT_GHOSTS_MAX)
-			queue->ghosts->until_ms = 0;
-		housekeeping_wake(fs, queue->ghosts->until_ms);
+		queue->ghost_count++;
+		housekeeping_wake(fs, ghosts_due_ms(queue));
 	}
 	draft_forget_target(draft);
 	draft_let_go(draft);
@@ -95,7 +100,7 @@ static void end_removed(struct draft *draft)
 int64_t drafts_tick(struct fs *fs, struct queue *queue, int64_t now_ms)
 {
 	struct draft *ghost, *removed;
-	while ((ghost = queue->ghosts) && ghost->until_ms <= now_ms) {
+	while ((ghost = queue->ghosts) && ghosts_due_ms(queue) <= now_ms) {
 		if (ghost->dir)
 			notify_forget_name(fs, ghost->dir, ghost->name);
 		draft_drop_name(ghost);

@@ -26,6 +26,14 @@ struct asking {
 	mqfs_name_t name;
 };
 
+/* A rename replaces an ordinary file. (locked) */
+static void make_room(const struct asking *asking)
+{
+	struct draft *other = draft_find(asking->queue, asking->priority, asking->name);
+	if (other && other != asking->draft && other->state != DRAFT_SENDING)
+		draft_discard(other);
+}
+
 /* The file has done it: the draft follows. (locked) */
 static void follow_answer(struct asking *asking, int64_t id, const char *name)
 {
@@ -36,6 +44,7 @@ static void follow_answer(struct asking *asking, int64_t id, const char *name)
 		draft_remove(asking->fs, draft, asking->tid);
 		break;
 	case ASK_FILE:
+		make_room(asking);
 		draft_become_file(draft, asking->queue, asking->priority, asking->name);
 		break;
 	case ASK_MOVE:
@@ -45,6 +54,8 @@ static void follow_answer(struct asking *asking, int64_t id, const char *name)
 		break; /* it is QUEUED since it was put back */
 	}
 	draft->stored_version = draft->version;
+	if (asking->ask == ASK_FILE && strcmp(name, asking->name) != 0)
+		draft->version++; /* the file it replaces still had the name there */
 }
 
 static void answered(void *arg, int result, int64_t id, const char *name)

@@ -378,6 +378,15 @@ def test_p7_empty_draft_is_taken_over_before_its_release(queue, shared_backend):
     assert queue.names("new") == []
 
 
+def test_p7_rename_replaces_an_empty_draft(queue, shared_backend):
+    """P7: a rename onto an empty draft replaces it."""
+    (queue.new / "job").touch()
+    (queue.new / ".draft").write_bytes(b"body")
+    os.replace(queue.new / ".draft", queue.new / "job")
+    assert [message.body for message in shared_backend.expect(queue, 1)] == [b"body"]
+    assert queue.names("new") == []
+
+
 def test_p4_touch_again_and_remove(queue, shared_backend):
     """P4: touching an empty draft again changes nothing, and it can be removed."""
     for _ in range(3):

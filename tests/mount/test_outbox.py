@@ -346,6 +346,19 @@ def test_p7_rename_onto_it(queue, away):
     expect_all(away, queue, [b"one", b"two"])
 
 
+def test_p2_replaces_an_ordinary_file(queue, away):
+    """P2: what waits, renamed onto a dot-file, replaces it as in a local directory, also after a restart."""
+    (queue.new / ".draft").write_bytes(b"old")
+    write(queue, "job", b"new")
+    os.replace(queue.new / "job", queue.new / ".draft")
+    assert (queue.names("new"), (queue.new / ".draft").read_bytes()) == ([".draft"], b"new")
+    queue.mount.terminate()
+    away.relay.mend()
+    queue.mount.start()
+    queue.mount.queue("jobs")
+    assert (queue.names("new"), (queue.new / ".draft").read_bytes()) == ([".draft"], b"new")
+
+
 # -- P6: refused later ------------------------------------------------------
 
 def test_p6_refused_later_blocks_nobody(away, mounts):
