@@ -249,7 +249,7 @@ int outbox_start(struct fs *fs, const char *url)
 	return 0;
 }
 
-/* What it is at the end goes to the disk. (locked) */
+/* What it is at the end goes to the disk. Other drafts may go with that. (locked) */
 static void end_draft(struct fs *fs, struct draft *draft)
 {
 	draft->failed_version = 0;
@@ -267,6 +267,16 @@ static void end_draft(struct fs *fs, struct draft *draft)
 		draft->until_ms = 0;
 	} else {
 		draft_follow(draft);
+	}
+}
+
+static void end_drafts(struct fs *fs)
+{
+	struct draft *next, *draft = fs->live ? draft_ref(fs->live) : NULL;
+	for (; draft; draft = next) {
+		next = draft->next_live ? draft_ref(draft->next_live) : NULL;
+		end_draft(fs, draft);
+		draft_unref(draft);
 	}
 }
 
@@ -302,16 +312,12 @@ static void leave(struct fs *fs)
 
 void outbox_end(struct fs *fs)
 {
-	struct draft *draft, *next;
-	struct queue *queue, *next_queue;
+	struct queue *queue, *next;
 	fs_lock(fs);
 	struct mqfs_outbox *outbox = fs->outbox;
 	fs->ending = true;
-	DL_FOREACH_SAFE2(fs->live, draft, next, next_live)
-	{
-		end_draft(fs, draft);
-	}
-	HASH_ITER(hh, fs->queues, queue, next_queue)
+	end_drafts(fs);
+	HASH_ITER(hh, fs->queues, queue, next)
 	{
 		drafts_tick(fs, queue, mqfs_clock_monotonic_ms());
 	}
