@@ -13,14 +13,18 @@ void listing_add(struct listing *listing, const char *name, uint64_t number, mod
 	if (listing->count == listing->capacity) {
 		size_t capacity = listing->capacity ? 2 * listing->capacity : 32;
 		struct listing_entry *entries = reallocarray(listing->entries, capacity, sizeof(*entries));
-		if (!entries)
+		if (!entries) {
+			listing->incomplete = true;
 			return;
+		}
 		listing->entries = entries;
 		listing->capacity = capacity;
 	}
 	char *copy = strdup(name);
 	if (copy)
 		listing->entries[listing->count++] = (struct listing_entry){copy, number, type & S_IFMT};
+	else
+		listing->incomplete = true;
 }
 
 void listing_clear(struct listing *listing)
@@ -37,13 +41,14 @@ struct dir_handle {
 	bool read; /* a READDIR from 0 comes again: rewinddir(3) wants a fresh listing */
 };
 
-/* (locked) */
-static void fill_listing(struct fs *fs, struct node *dir, struct listing *listing)
+/* 0 or -ENOMEM. (locked) */
+static int fill_listing(struct fs *fs, struct node *dir, struct listing *listing)
 {
 	listing_clear(listing);
 	listing_add(listing, ".", dir->key, S_IFDIR);
 	listing_add(listing, "..", dir->key, S_IFDIR);
 	dir->ops->list(fs, dir, listing);
+	return listing->incomplete ? -ENOMEM : 0;
 }
 
 void dir_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -64,10 +69,14 @@ void dir_reply_opendir(struct fs *fs, fuse_req_t req, struct node *dir, const st
 		return;
 	}
 	fs_lock(fs);
-	fill_listing(fs, dir, &handle->listing);
+	int result = fill_listing(fs, dir, &handle->listing);
 	fs_unlock(fs);
 	reply.fh = (uintptr_t)handle;
-	if (fuse_reply_open(req, &reply) != 0) {
+	if (result < 0)
+		fuse_reply_err(req, -result);
+	else
+		result = fuse_reply_open(req, &reply);
+	if (result != 0) {
 		listing_clear(&handle->listing);
 		free(handle);
 	}
@@ -119,13 +128,14 @@ static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t of
 	struct dir_handle *handle = (struct dir_handle *)(uintptr_t)fi->fh;
 	char *buffer = malloc(size);
 	size_t used = 0;
+	int result = 0;
 	if (!buffer) {
 		fuse_reply_err(req, ENOMEM);
 		return;
 	}
 	fs_lock(fs);
 	if (offset == 0 && handle->read)
-		fill_listing(fs, dir, &handle->listing);
+		result = fill_listing(fs, dir, &handle->listing);
 	handle->read = true;
 	for (size_t i = (size_t)offset; i < handle->listing.count; i++) {
 		const struct listing_entry *entry = &handle->listing.entries[i];
@@ -137,7 +147,10 @@ static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t of
 		used += bytes;
 	}
 	fs_unlock(fs);
-	fuse_reply_buf(req, buffer, used);
+	if (result < 0)
+		fuse_reply_err(req, -result);
+	else
+		fuse_reply_buf(req, buffer, used);
 	free(buffer);
 }
 

@@ -2,6 +2,8 @@
 #ifndef FS_DIR_H
 #define FS_DIR_H
 
+#include <stdbool.h>
+
 #include "node.h"
 
 /*
@@ -26,9 +28,10 @@ struct listing_entry {
 struct listing {
 	struct listing_entry *entries;
 	size_t count, capacity;
+	bool incomplete;
 };
 
-/* (locked) Out of memory leaves the entry out. */
+/* (locked) Out of memory leaves the entry out, and the listing incomplete: it is not shown then. */
 void listing_add(struct listing *listing, const char *name, uint64_t number, mode_t type);
 void listing_clear(struct listing *listing);
 
