@@ -62,26 +62,33 @@ void draft_line_up(struct draft *draft, struct queue *queue)
 	}
 }
 
-static bool set_key(struct draft *draft, int priority, const char *name)
+/* NULL: out of memory. */
+static char *key_of(int priority, const char *name)
 {
 	char *key;
-	int length = asprintf(&key, "%d/%s", priority, name);
-	if (length < 0)
-		return false;
+	return asprintf(&key, "%d/%s", priority, name) < 0 ? NULL : key;
+}
+
+/* Takes key, which names nothing yet; NULL leaves it as it is. */
+static void set_key(struct draft *draft, int priority, char *key)
+{
+	if (!key)
+		return;
 	free(draft->key);
 	draft->key = key;
-	draft->name = key + length - strlen(name);
+	draft->name = strchr(key, '/') + 1;
 	draft->priority = priority;
-	return true;
 }
 
 struct draft *draft_new_stored(struct queue *queue, int priority, const char *name, mode_t mode)
 {
 	struct draft *draft = calloc(1, sizeof(*draft));
-	if (!draft || !set_key(draft, priority, name)) {
+	char *key = draft ? key_of(priority, name) : NULL;
+	if (!key) {
 		free(draft);
 		return NULL;
 	}
+	set_key(draft, priority, key);
 	atomic_init(&draft->references, 1);
 	draft->queue = queue_ref(queue);
 	draft->mode = mode & 0777;
@@ -215,12 +222,12 @@ bool draft_makes_room(const struct draft *draft)
 	return draft->state == DRAFT_GHOST || (draft->state == DRAFT_EMPTY && draft->handles == 0);
 }
 
-/* The free name nearest to name: itself, name~2, … */
-static void free_name(struct queue *queue, int priority, const char *name, mqfs_name_t ret_name)
+/* The name nearest to name that is free for draft: itself, name~2, … */
+static void free_name(struct draft *draft, struct queue *queue, int priority, const char *name, mqfs_name_t ret_name)
 {
 	struct draft *other;
 	snprintf(ret_name, sizeof(mqfs_name_t), "%s", name);
-	for (int twin = 2; (other = draft_find(queue, priority, ret_name));) {
+	for (int twin = 2; (other = draft_find(queue, priority, ret_name)) && other != draft;) {
 		if (draft_makes_room(other))
 			draft_discard(other);
 		else
@@ -243,14 +250,15 @@ static void change_queue(struct draft *draft, struct queue *queue)
 void draft_set_name(struct draft *draft, struct queue *queue, int priority, const char *name)
 {
 	mqfs_name_t wanted;
+	free_name(draft, queue, priority, name, wanted);
+	char *key = key_of(priority, wanted);
+	if (!key && (draft->named || draft_find(draft->queue, draft->priority, draft->name)))
+		return;   /* out of memory: it keeps the name that it has, or, where that is another's by now, none */
 	draft_ref(draft); /* the map's */
 	unname(draft);
-	free_name(queue, priority, name, wanted);
-	change_queue(draft, queue);
-	if (!set_key(draft, priority, wanted)) {
-		draft_unref(draft); /* out of memory: it stays without a name */
-		return;
-	}
+	if (key)
+		change_queue(draft, queue);
+	set_key(draft, priority, key);
 	draft->named = true;
 	HASH_ADD_KEYPTR(hh, queue->drafts, draft->key, strlen(draft->key), draft);
 }
@@ -317,8 +325,10 @@ void draft_reopen(struct draft *draft, struct queue *queue, int priority, const 
 	draft_move(draft, DRAFT_WRITING);
 	draft_ref(draft);
 	unname(draft);
-	change_queue(draft, queue);
-	set_key(draft, priority, name);
+	char *key = key_of(priority, name);
+	if (key)
+		change_queue(draft, queue);
+	set_key(draft, priority, key);
 	draft->attempted = false;
 	draft_unref(draft);
 }

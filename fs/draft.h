@@ -137,7 +137,8 @@ struct draft *draft_find(struct queue *queue, int priority, const char *name);
 
 /* Ghosts, and empty drafts that nobody has open, go when another draft wants their name. */
 bool draft_makes_room(const struct draft *draft);
-/* Gives it the name, or name~2, … where one has it that makes no room. */
+/* Gives it the name, or name~2, … where one has it that makes no room. Out of memory leaves it as it is, so that what
+ * has no name may have none then. */
 void draft_set_name(struct draft *draft, struct queue *queue, int priority, const char *name);
 void draft_drop_name(struct draft *draft);
 

@@ -11,11 +11,11 @@
 #include "draft_store.h"
 #include "queue.h"
 
-/* What the completing close() does. */
-enum further { DONE, SEND, KEEP };
+/* What the completing close() has to do yet. */
+enum completing { DONE, SEND, KEEP };
 
-/* What is to be done yet, or the close()'s -errno. (locked) */
-static int complete_locked(struct draft *draft)
+/* What is to be done yet. (locked) */
+static enum completing complete_locked(struct draft *draft)
 {
 	if (draft->spoiled || draft->killed)
 		return KEEP;
@@ -27,8 +27,20 @@ static int complete_locked(struct draft *draft)
 		draft_changed(draft);
 		return DONE;
 	}
-	int result = draft_prepare(draft, draft->queue, draft->priority, draft->name);
-	return result < 0 ? result : SEND;
+	return draft_prepare(draft, draft->queue, draft->priority, draft->name) < 0 ? KEEP : SEND;
+}
+
+static void keep_locked(struct draft *draft)
+{
+	int error = draft->spoiled && draft->error ? draft->error : EIO;
+	if (draft->spoiled)
+		draft_keep(draft, error, "a write failed");
+	else if (draft->killed)
+		draft_keep(draft, error, "a writer was killed by a signal");
+	else /* nothing else keeps draft_prepare from it */
+		draft_keep(draft, error = ENOMEM, NULL);
+	draft->answer = error;
+	draft_changed(draft);
 }
 
 /* Keeps what can't be published, and answers its close() when that is on the disk. No lock. */
@@ -37,9 +49,7 @@ static void keep(struct fs *fs, struct draft *draft, ticket_t ticket)
 	fs_lock(fs);
 	if (draft->state == DRAFT_WRITING) { /* else another close() was quicker, and its ticket may wait there */
 		draft->ticket = ticket;
-		draft->answer = draft->spoiled && draft->error ? draft->error : EIO;
-		draft_keep(draft, draft->answer, draft->spoiled ? "a write failed" : "a writer was killed by a signal");
-		draft_changed(draft);
+		keep_locked(draft);
 		ticket = draft_take_ticket(draft);
 	}
 	int error = draft->answer;
@@ -74,24 +84,24 @@ void draft_flush(struct fs *fs, fuse_req_t req, struct node *node, struct fuse_f
 	fs_unlock(fs);
 	enum completion completion = open ? complete_check(&writers, tid, node->key) : COMPLETE_NO;
 
-	int result = DONE;
+	enum completing next = DONE;
 	fs_lock(fs);
 	if (draft->state == DRAFT_WRITING && completion == COMPLETE_KILLED)
 		draft->killed = true;
 	if (draft->state == DRAFT_WRITING && completion == COMPLETE_YES && draft->handles == 1) {
-		result = complete_locked(draft);
+		next = complete_locked(draft);
 		if (draft->state == DRAFT_EMPTY)
 			let_go(handle);
 	}
 	int64_t deadline_ms = mqfs_clock_monotonic_ms() + draft->queue->settings.publish_timeout_ms;
 	fs_unlock(fs);
 
-	if (result == SEND)
+	if (next == SEND)
 		draft_send(fs, draft, park_close(fs, req, deadline_ms), deadline_ms);
-	else if (result == KEEP)
+	else if (next == KEEP)
 		keep(fs, draft, park_close(fs, req, deadline_ms));
 	else
-		fuse_reply_err(req, -result);
+		fuse_reply_err(req, 0);
 }
 
 void draft_release(struct fs *fs, struct node *node, struct fuse_file_info *fi)
@@ -99,19 +109,19 @@ void draft_release(struct fs *fs, struct node *node, struct fuse_file_info *fi)
 	(void)node;
 	struct draft_handle *handle = (struct draft_handle *)(uintptr_t)fi->fh;
 	struct draft *draft = handle->draft;
-	int result = DONE;
+	enum completing next = DONE;
 
 	fs_lock(fs);
 	bool last = handle->writable && !handle->let_go && --draft->handles == 0;
 	if (last && draft->state == DRAFT_WRITING)
-		result = complete_locked(draft);
+		next = complete_locked(draft);
 	else if (last)
 		draft_follow(draft);
 	int64_t deadline_ms = mqfs_clock_monotonic_ms() + draft->queue->settings.publish_timeout_ms;
 	fs_unlock(fs);
-	if (result == SEND)
+	if (next == SEND)
 		draft_send(fs, draft, 0, deadline_ms);
-	else if (result == KEEP)
+	else if (next == KEEP)
 		keep(fs, draft, 0);
 
 	fs_lock(fs);

@@ -23,7 +23,6 @@ static int64_t ghosts_due_ms(const struct queue *queue)
 void draft_become_ghost(struct fs *fs, struct draft *draft)
 {
 	struct destination to = draft_destination(draft);
-	struct queue *queue = to.queue;
 	mqfs_name_t name; /* draft_drop_name may free what to.name points into */
 	snprintf(name, sizeof(name), "%s", to.name);
 
@@ -31,12 +30,14 @@ void draft_become_ghost(struct fs *fs, struct draft *draft)
 	draft->published = true;
 	draft->was_queued = draft->state == DRAFT_QUEUED;
 	draft_drop_name(draft);
-	struct draft *other = draft_find(queue, to.priority, name);
-	if (other && !draft_makes_room(other)) {
-		/* A listed draft has the name: tools that come back for it would touch that one, so no ghost. */
+	struct draft *other = draft_find(to.queue, to.priority, name);
+	/* A listed draft has the name: tools that come back for it would touch that one, so no ghost. */
+	if (!other || draft_makes_room(other))
+		draft_set_name(draft, to.queue, to.priority, name);
+	if (!draft->named) {
 		draft_move(draft, DRAFT_GONE);
 	} else {
-		draft_set_name(draft, queue, to.priority, name);
+		struct queue *queue = draft->queue;
 		draft_move(draft, DRAFT_GHOST);
 		draft->until_ms = mqfs_clock_monotonic_ms() + DRAFT_GHOST_MS;
 		DL_APPEND(queue->ghosts, draft);

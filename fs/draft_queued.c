@@ -58,6 +58,14 @@ static void follow_answer(struct asking *asking, int64_t id, const char *name)
 		draft->version++; /* the file it replaces still had the name there */
 }
 
+/* What was put back is not in the line there. (locked) */
+static void keep_put_back(struct draft *draft, int error)
+{
+	log_warning("%s/new/%s is not in the outbox: %s", draft->queue->name, draft->name, strerror(error));
+	draft_keep(draft, error, "the outbox can't take it");
+	draft->stored_version = draft->version; /* the file has it as removed */
+}
+
 static void answered(void *arg, int result, int64_t id, const char *name)
 {
 	struct asking *asking = arg;
@@ -71,9 +79,7 @@ static void answered(void *arg, int result, int64_t id, const char *name)
 	if (result == 0 && there) {
 		follow_answer(asking, id, name);
 	} else if (asking->ask == ASK_AGAIN && there) {
-		log_warning("%s/new/%s is not in the outbox: %s", draft->queue->name, draft->name, strerror(-result));
-		draft_keep(draft, -result, "the outbox can't take it");
-		draft->stored_version = draft->version; /* the file has it as removed */
+		keep_put_back(draft, -result);
 	}
 	draft_follow(draft);
 	draft_let_go(draft);
@@ -175,6 +181,9 @@ void draft_line_up_again(struct draft *draft)
 {
 	struct asking *asking = asking_new(ASK_AGAIN, draft, draft->queue, draft->priority, draft->name);
 	draft_line_up(draft, draft->queue);
-	if (asking && ask_locked(asking) < 0)
+	int result = asking ? ask_locked(asking) : -ENOMEM;
+	if (result < 0) {
+		keep_put_back(draft, -result);
 		free(asking);
+	}
 }
