@@ -25,15 +25,7 @@ struct notifier;
 struct housekeeping;
 struct left_over;
 
-/* A thread whose open for writing was answered ESTALE (new_dir.c). */
-struct reopen {
-	pid_t tid; /* 0: unused */
-	int64_t until_ms;
-	struct queue *queue; /* compared only */
-	mqfs_name_t name;
-};
-#define REOPENS 32
-
+struct reopen;
 /* One mount. */
 struct fs {
 	/* constant once mounted */
@@ -58,9 +50,9 @@ struct fs {
 	struct mqfs_settings settings; /* what a new queue starts with */
 	struct node *nodes;            /* by key */
 	struct node *root;
-	struct queue *queues; /* by name */
-	struct reopen reopens[REOPENS];
-	unsigned next_reopen;
+	struct queue *queues;   /* by name */
+	struct reopen *reopens; /* threads whose open for writing was answered ESTALE, oldest first (new_dir.c) */
+	unsigned reopen_count;
 	unsigned polls;                     /* waits in all queues' polls */
 	struct mqfs_outbox *outbox;         /* NULL: not open yet, or the mount has ended */
 	bool ending;                        /* what is unfinished goes to the disk as it is */

@@ -12,11 +12,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <mqfs/property.h>
+#include <utlist.h>
 
 #include "dir.h"
 #include "draft.h"
@@ -25,35 +23,80 @@
 #include "draft_send.h"
 #include "draft_store.h"
 #include "moved.h"
-#include "notify.h"
 #include "proc.h"
 #include "queue.h"
 
 /* --- threads whose open was answered ESTALE, and who shall not find the name again (all locked) --- */
 
 #define RETRY_WINDOW_MS 1000
+/* The kernel's retry looks the name up twice, to see whether what it knows still holds and to open it; another look-up
+ * of the name meanwhile may make it begin anew. Who opened without O_CREAT is done then, and finds the name again. */
+#define RETRY_LOOKS 2
+#define RETRY_LOOKS_CONTENDED 16
+/* More threads than these, and the oldest's open fails. */
+#define REOPENS_MAX 1024
+
+struct reopen {
+	pid_t tid;
+	int64_t until_ms;
+	unsigned looks_left;
+	struct queue *queue; /* compared only */
+	struct reopen *prev, *next;
+	mqfs_name_t name;
+};
+
+static void forget_reopen(struct fs *fs, struct reopen *reopen)
+{
+	DL_DELETE(fs->reopens, reopen);
+	fs->reopen_count--;
+	free(reopen);
+}
+
+/* Those of the thread, of which the last counts, and those whose time is over. */
+static void forget_reopens(struct fs *fs, pid_t tid, int64_t now_ms)
+{
+	struct reopen *reopen, *next;
+	DL_FOREACH_SAFE(fs->reopens, reopen, next)
+	{
+		if (reopen->tid == tid || reopen->until_ms <= now_ms)
+			forget_reopen(fs, reopen);
+	}
+	if (fs->reopen_count == REOPENS_MAX)
+		forget_reopen(fs, fs->reopens);
+}
 
 void new_dir_note_reopen(struct fs *fs, pid_t tid, const struct draft *draft)
 {
-	struct reopen *reopen = &fs->reopens[fs->next_reopen++ % REOPENS];
-	reopen->tid = tid;
-	reopen->until_ms = mqfs_clock_monotonic_ms() + RETRY_WINDOW_MS;
+	int64_t now_ms = mqfs_clock_monotonic_ms();
+	forget_reopens(fs, tid, now_ms);
+	struct reopen *reopen = tid != 0 ? malloc(sizeof(*reopen)) : NULL;
+	if (!reopen)
+		return;
+	*reopen = (struct reopen){.tid = tid, .until_ms = now_ms + RETRY_WINDOW_MS, .looks_left = RETRY_LOOKS};
 	reopen->queue = draft->queue;
 	strcpy(reopen->name, draft->name);
+	DL_APPEND(fs->reopens, reopen);
+	fs->reopen_count++;
 }
 
 static bool is_reopening(struct fs *fs, pid_t tid, struct queue *queue, const char *name, bool done)
 {
-	for (unsigned i = 0; i < REOPENS; i++) {
-		struct reopen *reopen = &fs->reopens[i];
-		if (reopen->tid != tid || reopen->queue != queue || strcmp(reopen->name, name) != 0)
+	struct reopen *reopen, *own = NULL;
+	DL_FOREACH(fs->reopens, reopen)
+	{
+		if (reopen->queue != queue || strcmp(reopen->name, name) != 0)
 			continue;
-		bool current = tid != 0 && reopen->until_ms > mqfs_clock_monotonic_ms();
-		if (done || !current)
-			reopen->tid = 0;
-		return current;
+		if (reopen->tid == tid)
+			own = reopen;
+		else
+			reopen->looks_left = RETRY_LOOKS_CONTENDED;
 	}
-	return false;
+	if (!own)
+		return false;
+	bool current = own->until_ms > mqfs_clock_monotonic_ms();
+	if (done || !current || --own->looks_left == 0)
+		forget_reopen(fs, own);
+	return current;
 }
 
 /* --- directories --- */

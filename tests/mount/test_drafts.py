@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Drafts: what is in new/ before, while and after it is published (P1 to P5, P7, P8)."""
 
+import concurrent.futures
 import contextlib
 import ctypes
 import errno
@@ -447,6 +448,14 @@ def test_p5_same_name_again_is_a_new_message(queue, shared_backend):
     assert len({message.properties["message_id"] for message in messages}) == 10
 
 
+def test_p5_same_name_by_many_threads(queue, shared_backend):
+    """P1, P5: many threads that write one name at a time find it a ghost, and each makes a message."""
+    names = [b"%d" % number for number in range(256)]
+    with concurrent.futures.ThreadPoolExecutor(96) as pool:
+        assert set(pool.map(lambda body: errno_of((queue.new / "job").write_bytes, body), names)) == {0}
+    assert {message.body for message in shared_backend.expect(queue, len(names), 20)} == set(names)
+
+
 def test_p5_mv_over_a_ghost(queue, shared_backend, tmp_path):
     """P5: mv across filesystems onto the name of a ghost makes a new message."""
     for number in range(3):
@@ -502,6 +511,13 @@ def test_p7_writing_a_kept_name_when_there_is_room(full, backend):
     assert [message.body for message in backend.expect(full, 1)] == [b"new one"]
     assert full.names("new") == ["job"]
     assert (full.new / "job").read_bytes() == b"kept"
+
+
+def test_p7_kept_name_after_an_open_that_creates_nothing(full):
+    """P7: an open for writing without O_CREAT is refused, and the name is still there for who tried it."""
+    refused(full, "job", b"kept")
+    assert errno_of(os.open, full.new / "job", os.O_WRONLY) in (errno.ENOENT, errno.ESTALE)
+    assert (full.new / "job").stat().st_size == 4
 
 
 def test_p7_kept_draft_keeps_its_properties(full, backend):
