@@ -24,6 +24,7 @@ struct parked {
 	bool holding; /* a directory */
 	void (*abandoned)(struct fs *fs, void *arg);
 	void *arg;
+	void (*answer)(struct fs *fs, fuse_req_t req); /* at its deadline; NULL: ETIMEDOUT */
 	UT_hash_handle hh;
 };
 
@@ -105,23 +106,18 @@ static void interrupted(fuse_req_t req, void *data)
 		housekeeping_wake(fs, mqfs_clock_monotonic_ms() + DYING_CHECK_MS);
 }
 
-ticket_t park(struct fs *fs, fuse_req_t req, int64_t deadline_ms, enum interrupt interrupt,
-              void (*abandoned)(struct fs *fs, void *arg), void *arg)
+static ticket_t park_as(struct fs *fs, struct parked wanted)
 {
+	fuse_req_t req = wanted.req;
+	int64_t deadline_ms = wanted.deadline_ms;
 	struct parked *parked = malloc(sizeof(*parked));
 	if (!parked) {
 		fuse_reply_err(req, ENOMEM);
 		return 0;
 	}
-	*parked = (struct parked){
-	    .req = req,
-	    .tid = fuse_req_ctx(req)->pid,
-	    .deadline_ms = deadline_ms,
-	    .interrupt = interrupt,
-	    .holding = holding_now,
-	    .abandoned = abandoned,
-	    .arg = arg,
-	};
+	*parked = wanted;
+	parked->tid = fuse_req_ctx(req)->pid;
+	parked->holding = holding_now;
 	if (holding_now)
 		notify_hold(fs);
 	fuse_req_interrupt_func(req, interrupted, fs);
@@ -138,6 +134,20 @@ ticket_t park(struct fs *fs, fuse_req_t req, int64_t deadline_ms, enum interrupt
 	else if (deadline_ms != MQFS_NEVER)
 		housekeeping_wake(fs, deadline_ms);
 	return ticket;
+}
+
+ticket_t park(struct fs *fs, fuse_req_t req, int64_t deadline_ms, enum interrupt interrupt,
+              void (*abandoned)(struct fs *fs, void *arg), void *arg)
+{
+	return park_as(
+	    fs,
+	    (struct parked){
+	        .req = req, .deadline_ms = deadline_ms, .interrupt = interrupt, .abandoned = abandoned, .arg = arg});
+}
+
+ticket_t park_until(struct fs *fs, fuse_req_t req, int64_t deadline_ms, void (*answer)(struct fs *fs, fuse_req_t req))
+{
+	return park_as(fs, (struct parked){.req = req, .deadline_ms = deadline_ms, .answer = answer});
 }
 
 fuse_req_t unpark(struct fs *fs, ticket_t ticket)
@@ -181,6 +191,12 @@ static struct parked *take_due(struct fs *fs, int64_t now_ms, int64_t *next, int
 	return due;
 }
 
+static void answer_late(struct fs *fs, struct parked *parked)
+{
+	parked->answer(fs, parked->req);
+	parked_free(fs, parked);
+}
+
 int64_t parked_tick(struct fs *fs, int64_t now_ms)
 {
 	struct parked *due;
@@ -189,7 +205,9 @@ int64_t parked_tick(struct fs *fs, int64_t now_ms)
 	do {
 		next = MQFS_NEVER;
 		due = take_due(fs, now_ms, &next, &error);
-		if (due)
+		if (due && due->answer && error == ETIMEDOUT)
+			answer_late(fs, due);
+		else if (due)
 			abandon(fs, due, error);
 	} while (due);
 	return next;

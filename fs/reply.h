@@ -9,8 +9,9 @@
 
 /*
  * Parked requests: those whose answer comes from another thread. A parked request is answered exactly
- * once, by whoever gets it from unpark(): the completion, its deadline (ETIMEDOUT), or the end of its caller
- * (EINTR). Everybody names it by a ticket, which is never used twice, so that who comes too late finds nothing.
+ * once, by whoever gets it from unpark(): the completion, its deadline (ETIMEDOUT, but see park_until), or the end of
+ * its caller (EINTR). Everybody names it by a ticket, which is never used twice, so that who comes too late finds
+ * nothing.
  *
  * INTERRUPT comes for every signal, also for one whose handler restarts system calls; answering it would
  * make a close() fail whose message was accepted. So it counts only when the signal is fatal, unless the wait is of
@@ -31,6 +32,10 @@ enum interrupt { INTERRUPT_WHEN_DYING, INTERRUPT_ANY_SIGNAL };
  */
 ticket_t park(struct fs *fs, fuse_req_t req, int64_t deadline_ms, enum interrupt interrupt,
               void (*abandoned)(struct fs *fs, void *arg), void *arg);
+
+/* The same for what has an answer in memory, which may be better later: at deadline_ms answer replies, with no lock
+ * held, and whoever comes then finds nothing. */
+ticket_t park_until(struct fs *fs, fuse_req_t req, int64_t deadline_ms, void (*answer)(struct fs *fs, fuse_req_t req));
 
 /* Does the kernel hold a directory's lock until the request that this thread handles now is answered? What is parked
  * then keeps names from being forgotten (notify.h). */

@@ -167,12 +167,17 @@ static void root_list(struct fs *fs, struct node *dir, struct listing *listing)
 	}
 }
 
-/* A store that can name its queues does so before each listing. */
+/* A store that can name its queues does so before each listing, if its disk lets it. */
 struct listing_wait {
 	struct fs *fs;
 	ticket_t ticket;
-	struct fuse_file_info fi;
 };
+
+static void list_known(struct fs *fs, fuse_req_t req)
+{
+	const struct fuse_file_info fi = {0};
+	dir_reply_opendir(fs, req, fs->root, &fi);
+}
 
 static void listed(void *arg, int result, const char *const *queues, size_t count)
 {
@@ -184,7 +189,7 @@ static void listed(void *arg, int result, const char *const *queues, size_t coun
 	}
 	fuse_req_t req = unpark(wait->fs, wait->ticket);
 	if (req)
-		dir_reply_opendir(wait->fs, req, wait->fs->root, &wait->fi);
+		list_known(wait->fs, req);
 	free(wait);
 }
 
@@ -195,8 +200,8 @@ static void root_opendir(struct fs *fs, fuse_req_t req, struct node *dir, struct
 		dir_reply_opendir(fs, req, dir, fi);
 		return;
 	}
-	*wait = (struct listing_wait){.fs = fs, .fi = *fi};
-	wait->ticket = park(fs, req, mqfs_clock_monotonic_ms() + 1000, INTERRUPT_WHEN_DYING, NULL, NULL);
+	*wait = (struct listing_wait){.fs = fs};
+	wait->ticket = park_until(fs, req, mqfs_clock_monotonic_ms() + LOOKUP_MS, list_known);
 	mqfs_queue_list(fs->backend, listed, wait);
 }
 

@@ -2,6 +2,7 @@
 """What fails on the worker's own host: its disk, its clock, its file descriptors. In each fault: a clear errno, and `ls`,
 `stat` and `df` at once; after it: all is well again within 10 s, and nothing is lost."""
 
+import concurrent.futures
 import contextlib
 import errno
 import os
@@ -90,6 +91,24 @@ def test_sick_disk_under_the_store(disk, illness, mounts):
     assert time.monotonic() - start < BACK_SECONDS
     os.rename(queue.claimed / names[2], queue.pending / names[2])
     assert sorted(queue.consume(7, seconds=20)) == [b"1", b"2", b"3", b"4", b"5", b"7", b"8"]
+
+
+def test_disk_that_does_not_answer(disk, mounts):
+    """Tenet 4: while the store waits for its disk, ls of the mount shows what is known, at once."""
+    target = mounts.add(f"sqlite:{disk.path}/store.db", PATIENT)
+    queue = target.make("jobs")
+
+    def listed():
+        start = time.monotonic()
+        assert "jobs" in os.listdir(target.path)
+        return time.monotonic() - start
+
+    with concurrent.futures.ThreadPoolExecutor() as pool, disk.stalled():
+        writer = pool.submit((queue.new / "job").write_bytes, b"body")
+        eventually(lambda: listed() > 0.15, what="a store that waits")
+        assert min(listed() for _ in range(3)) < 0.5
+    assert writer.result(30) == 4
+    assert queue.consume(1) == [b"body"]
 
 
 def test_killed_while_the_disk_is_sick(disk, illness, mounts, room):

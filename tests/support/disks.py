@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """A disk that falls ill while something is mounted on it (sickdisk.c)."""
 
+import contextlib
 import pathlib
+import signal
 import subprocess
 
 from mounted import daemon_path, detach, is_mounted
@@ -29,6 +31,15 @@ class Disk:
 
     def recover(self):
         self._fault.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def stalled(self):
+        """Nothing done on it ends in here."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def close(self):
         detach(self.path)
