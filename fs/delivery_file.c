@@ -22,9 +22,11 @@ struct delivery_handle {
 	bool took;                      /* this open took it */
 	pid_t taker;
 	int64_t claimed_us; /* which take of it */
+	bool acknowledges;  /* C10: it was taken then, and ack-on=read */
 	/* guarded by fs->lock */
 	bool read_to_end;
-	bool killed;
+	bool killed;    /* somebody who had it open was */
+	bool abandoned; /* it was the taker */
 };
 
 struct abandoned {
@@ -107,6 +109,7 @@ static void delivery_open(struct fs *fs, fuse_req_t req, struct node *node, stru
 	/* ack-on=read needs to see how far its reader got, which the page cache would hide. */
 	fi->direct_io = node->queue->settings.ack_on == MQFS_ACK_ON_READ;
 	fs_unlock(fs);
+	handle->acknowledges = fi->direct_io && (handle->took || node->view == VIEW_CLAIMED);
 	fi->keep_cache = !fi->direct_io;
 	fi->fh = (uintptr_t)handle;
 	if (fuse_reply_open(req, fi) != 0)
@@ -157,11 +160,12 @@ static void delivery_flush(struct fs *fs, fuse_req_t req, struct node *node, str
 	pid_t tid = fuse_req_ctx(req)->pid;
 	int signal = 0;
 	/* SIGPIPE is how `cat f | head -1` ends well. */
-	if (handle->took && tid != 0 && proc_killed(tid, &signal) && signal != SIGPIPE &&
-	    proc_tgid(tid) == handle->taker) {
+	if ((handle->took || handle->acknowledges) && tid != 0 && proc_killed(tid, &signal) && signal != SIGPIPE) {
+		bool taker = handle->took && proc_tgid(tid) == handle->taker;
 		fs_lock(fs);
-		bool first = !handle->killed;
+		bool first = taker && !handle->abandoned;
 		handle->killed = true;
+		handle->abandoned |= taker;
 		fs_unlock(fs);
 		if (first)
 			note_abandoned(fs, node->queue, handle->delivery, handle->claimed_us);
@@ -173,7 +177,7 @@ static void delivery_release(struct fs *fs, struct node *node, struct fuse_file_
 {
 	struct delivery_handle *handle = (struct delivery_handle *)(uintptr_t)fi->fh;
 	fs_lock(fs);
-	bool acknowledge = handle->read_to_end && !handle->killed && node->queue->settings.ack_on == MQFS_ACK_ON_READ;
+	bool acknowledge = handle->acknowledges && handle->read_to_end && !handle->killed;
 	fs_unlock(fs);
 	if (acknowledge && mqfs_consumer_state(node->queue->consumer, handle->delivery) == MQFS_DELIVERY_CLAIMED)
 		mqfs_consumer_settle(node->queue->consumer, handle->delivery, MQFS_SETTLE_ACK);
