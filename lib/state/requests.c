@@ -50,7 +50,7 @@ static int check_room(struct mqfs_outbox *outbox, int64_t more)
 	r = statement_integer(state_statement(outbox->state, "SELECT bytes FROM about"), 0, &bytes);
 	if (r < 0)
 		return r;
-	return bytes + more > outbox->limits.max_bytes ? 1 : 0;
+	return bytes > outbox->limits.max_bytes - more ? 1 : 0;
 }
 
 static int line_find(struct mqfs_state *state, const char *queue, int64_t *ret_line)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -123,12 +124,26 @@ static struct known *known_make(struct mqfs_outbox *outbox, int64_t id)
 	return NULL;
 }
 
+/* May it be listed and sent? What this program writes may; but somebody's hand may have been in the file. */
+static bool is_sound(const struct mqfs_entry *entry)
+{
+	return entry->queue && entry->queue[0] && entry->name[0] && !strchr(entry->name, '/') &&
+	       strcmp(entry->name, ".") != 0 && strcmp(entry->name, "..") != 0;
+}
+
 static int tell_changed(struct mqfs_outbox *outbox, const struct entry_row *row)
 {
-	struct line *line = line_of(outbox, row->line, row->entry.queue);
-	struct known *known = line ? known_make(outbox, row->entry.id) : NULL;
+	struct line *line;
+	struct known *known;
 	bool refused;
 
+	if (!is_sound(&row->entry)) {
+		log_warning("%s: entry %" PRId64 " was damaged, and is left where it is",
+		            mqfs_state_path(outbox->state), row->entry.id);
+		return 0;
+	}
+	line = line_of(outbox, row->line, row->entry.queue);
+	known = line ? known_make(outbox, row->entry.id) : NULL;
 	if (!known)
 		return -ENOMEM;
 	count(outbox, known, -1);
