@@ -121,17 +121,21 @@ static void slot_done(void *arg, int result, const char *reason)
 		flight_free(flight);
 }
 
-/* Milliseconds until due_us, rounded up: not before. */
-static int64_t delay_until(int64_t due_us)
+/* Milliseconds until it is due, rounded up: not before. A clock that was set back since it was accepted does not make
+ * it wait any longer than it was to wait then. */
+static int64_t delay_left(const struct slot *slot)
 {
-	int64_t left_us = due_us - mqfs_clock_realtime_us();
+	int64_t from_us = mqfs_headers_integer(&slot->message->headers, "mqfs-published", 0);
+	int64_t now_us = mqfs_clock_realtime_us();
 
-	return due_us > 0 && left_us > 0 ? (left_us + 999) / 1000 : 0;
+	if (from_us < now_us)
+		from_us = now_us;
+	return slot->due_us > from_us ? (slot->due_us - from_us - 1) / 1000 + 1 : 0;
 }
 
 static void publish(struct mqfs_outbox *outbox, const char *queue, struct slot *slot)
 {
-	int64_t delay_ms = delay_until(slot->due_us);
+	int64_t delay_ms = delay_left(slot);
 	struct mqfs_message *message = slot->message;
 
 	slot->message = NULL;
