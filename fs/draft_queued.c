@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <mqfs/failpoint.h>
 #include <mqfs/log.h>
 
 #include "draft_send.h"
@@ -86,8 +87,10 @@ static void answered(void *arg, int result, int64_t id, const char *name)
 	draft_unref(draft);
 	queue_unref(asking->queue);
 	fs_unlock(fs);
+	FAILPOINT(fs_line_answering);
 	if (asking->ticket)
 		unpark_error(fs, asking->ticket, -result);
+	FAILPOINT(fs_line_answered);
 	free(asking);
 }
 
@@ -138,6 +141,7 @@ static int ask_locked(struct asking *asking)
 			return -ENOMEM;
 	}
 	struct mqfs_entry entry = wished_entry(asking);
+	FAILPOINT(fs_line_asking);
 	draft_begin_request(draft);
 	queue_ref(asking->queue);
 	mqfs_outbox_change(fs->outbox, &entry, message, mqfs_clock_monotonic_ms() + DRAFT_STORE_MS, answered, asking);

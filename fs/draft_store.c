@@ -7,6 +7,7 @@
 #include <string.h>
 #include <utlist.h>
 
+#include <mqfs/failpoint.h>
 #include <mqfs/log.h>
 
 #include "draft_send.h"
@@ -214,6 +215,7 @@ void draft_follow(struct draft *draft)
 		return;
 	}
 	*storing = (struct storing){fs, draft, wish, draft->version};
+	FAILPOINT(fs_store_asking);
 	draft_begin_request(draft);
 	request(fs, draft, storing);
 }
@@ -324,9 +326,11 @@ static void finish(struct storing *storing, int result, int64_t id, const char *
 	struct draft_sync *syncs = take_syncs(draft);
 	draft_unref(draft);
 	fs_unlock(fs);
+	FAILPOINT(fs_store_answering);
 	if (ticket)
 		unpark_error(fs, ticket, error);
 	answer_syncs(fs, syncs);
+	FAILPOINT(fs_store_answered);
 	free(storing);
 }
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <mqfs/failpoint.h>
 #include <mqfs/failure.h>
 #define LOG_TOPIC "consumer"
 #include <mqfs/log.h>
@@ -243,6 +244,7 @@ static char *worn_out_reason(const struct held *held)
 static bool settle_unseen(struct held *held, const struct mqfs_record *record)
 {
 	if (record->outcome != MQFS_OUTCOME_NONE) {
+		FAILPOINT(record_used);
 		held->counted = true; /* when it was decided */
 		consumer_set_cause(held, record->error ? strdup(record->error) : NULL);
 		return consumer_decide(held, settlement_of(record->outcome)) == 0;

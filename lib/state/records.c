@@ -9,6 +9,7 @@
 #include <openssl/evp.h>
 
 #include <mqfs/clock.h>
+#include <mqfs/failpoint.h>
 #include <mqfs/records.h>
 
 #include "internal.h"
@@ -160,6 +161,7 @@ static int run_decide(struct mqfs_state *state, struct state_job *job)
 		return statement_run(statement);
 	sqlite3_bind_int64(statement, 6, order->outcome);
 	sqlite3_bind_text(statement, 7, order->error, -1, SQLITE_STATIC);
+	FAILPOINT(record_deciding);
 	return statement_run(statement);
 }
 
@@ -170,6 +172,7 @@ static int run_take(struct mqfs_state *state, struct state_job *job)
 	    " ON CONFLICT DO UPDATE SET takes = CASE WHEN at < ?5 THEN 1 ELSE takes + 1 END, at = ?4";
 
 	(void)state;
+	FAILPOINT(record_taking);
 	return statement_run(statement_for((struct order *)job, sql));
 }
 
@@ -199,6 +202,7 @@ static int run_forget(struct mqfs_state *state, struct state_job *job)
 	struct order *order = (struct order *)job;
 	int r;
 
+	FAILPOINT(record_clearing);
 	if (!has_name(order->delivery->message->message_id))
 		return forget_equals(state, order);
 	r = statement_run(statement_for(order, take));
@@ -263,6 +267,16 @@ static void order_free(struct order *order)
 	free(order);
 }
 
+static void pass_point(enum order_kind kind)
+{
+	if (kind == ORDER_DECIDE)
+		FAILPOINT(record_decided);
+	else if (kind == ORDER_TAKE)
+		FAILPOINT(record_taken);
+	else if (kind == ORDER_FORGET)
+		FAILPOINT(record_cleared);
+}
+
 static void order_done(struct mqfs_state *state, struct state_job *job)
 {
 	struct order *order = (struct order *)job;
@@ -270,6 +284,7 @@ static void order_done(struct mqfs_state *state, struct state_job *job)
 	struct mqfs_record record = {0};
 
 	(void)state;
+	pass_point(order->kind);
 	if (order->decided)
 		order->decided(order->arg, job->result, NULL);
 	if (order->found) {

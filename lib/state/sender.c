@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include <mqfs/clock.h>
+#include <mqfs/failpoint.h>
 #define LOG_TOPIC "outbox"
 #include <mqfs/log.h>
 
@@ -109,6 +110,10 @@ static void slot_done(void *arg, int result, const char *reason)
 	struct flight *flight = slot->flight;
 	bool last;
 
+	if (result == 0)
+		FAILPOINT(outbox_sent);
+	else if (flight_is_refusal(result))
+		FAILPOINT(outbox_refused);
 	pthread_mutex_lock(&flight->lock);
 	slot->result = result;
 	slot->reason = reason && result < 0 ? strdup(reason) : NULL;
@@ -179,6 +184,7 @@ static void taken(struct flight *flight)
 	int result = flight->job.result;
 
 	if (result == 0) {
+		FAILPOINT(outbox_marked);
 		line_taken(flight);
 		publish_all(flight);
 		return;
@@ -202,6 +208,7 @@ static void settled(struct flight *flight)
 		flight->retry_ms = mqfs_clock_monotonic_ms() + TROUBLE_MS;
 		return;
 	}
+	FAILPOINT(outbox_settled);
 	outbox->dirty = true;
 	for (size_t i = 0; i < flight->count; i++) {
 		struct slot *slot = &flight->slots[i];

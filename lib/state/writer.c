@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include <mqfs/clock.h>
+#include <mqfs/failpoint.h>
 #define LOG_TOPIC "state"
 #include <mqfs/log.h>
 
@@ -90,20 +91,25 @@ static bool any_writes(const struct state_job *list)
 /* One transaction of all of the list. 0 and every outcome is set, or a negative errno and nothing was done. */
 static int attempt(struct mqfs_state *state, struct state_job *list)
 {
+	bool writes = any_writes(list);
 	int r;
 
 	/* When the last ROLLBACK itself has failed. */
 	if (!sqlite3_get_autocommit(state->db))
 		rollback(state);
-	r = begin(state, any_writes(list));
+	r = begin(state, writes);
 	if (r < 0)
 		return r;
 	for (struct state_job *job = list; job && r >= 0; job = job->next) {
 		job->result = 0;
 		r = job->run(state, job);
 	}
+	if (r >= 0 && writes)
+		FAILPOINT(state_committing);
 	if (r >= 0)
 		r = commit(state);
+	if (r >= 0 && writes)
+		FAILPOINT(state_committed);
 	if (r < 0)
 		rollback(state);
 	return r < 0 ? r : 0;
@@ -235,6 +241,8 @@ static void commit_group(struct mqfs_state *state)
 	r = attempt(state, batch);
 	if (r == 0) {
 		complete(state, batch);
+		if (writes)
+			FAILPOINT(state_answered);
 	} else if (r == -EAGAIN) {
 		locked_out(state, batch);
 	} else {

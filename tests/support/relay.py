@@ -42,6 +42,8 @@ class Relay:
             one.close()
 
     def mend(self):
+        if self._listener:
+            return
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))
