@@ -29,6 +29,15 @@ class Disk:
         """Everything that changes something on it fails with that errno from now on."""
         self._fault.write_text(str(error))
 
+    @contextlib.contextmanager
+    def hanging(self):
+        """… or does not end in here, and then nothing on it does. Who waits for it can't even be killed."""
+        self._fault.write_text("-1")
+        try:
+            yield
+        finally:
+            self.recover()
+
     def recover(self):
         self._fault.unlink(missing_ok=True)
 

@@ -2,8 +2,9 @@
 /*
  * sickdisk BACKING MOUNTPOINT FAULT: the directory BACKING once more at MOUNTPOINT, as a disk that falls ill. While the
  * file FAULT holds a number, everything that changes something fails with that errno: ENOSPC for a full disk, EROFS for
- * one that the kernel has made read-only, EIO for a broken one. Unlike a small tmpfs it needs no root, and unlike a
- * real read-only disk it can become well again.
+ * one that the kernel has made read-only, EIO for a broken one. While it holds -1, that answers nothing, and as there
+ * is one thread, nor does anything that comes after it. Unlike a small tmpfs it needs no root, and unlike a real
+ * read-only disk it can become well again.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -21,8 +22,7 @@
 static int backing = -1;
 static const char *fault_path;
 
-/* -errno while the disk is ill, else 0. */
-static int fault(void)
+static int read_fault(void)
 {
 	char text[16] = "";
 	int fd = open(fault_path, O_RDONLY | O_CLOEXEC);
@@ -32,7 +32,17 @@ static int fault(void)
 	if (read(fd, text, sizeof(text) - 1) < 0)
 		text[0] = '\0';
 	close(fd);
-	return -atoi(text);
+	return atoi(text);
+}
+
+/* -errno while the disk is ill, else 0. */
+static int fault(void)
+{
+	int number;
+
+	while ((number = read_fault()) < 0)
+		usleep(10000);
+	return -number;
 }
 
 static const char *relative(const char *path)
