@@ -21,6 +21,10 @@ from mounted import Mounts, daemon_path  # noqa: E402
 from rabbit import Broker  # noqa: E402
 
 BACKENDS = ("sqlite", "rabbitmq")
+# The groups run beside each other (tests/run), and the backend of each.
+BACKEND_OF = {"sqlite": "sqlite", "rabbitmq": "rabbitmq", "brokers": "rabbitmq"}
+GROUPS = tuple(BACKEND_OF)
+OWN_BROKERS = {"own_broker", "faulty_broker", "cluster", "far_broker"}
 DEADLINE_SECONDS = 60
 COUNTER = itertools.count(1)
 # A rename that publishes gives up after 1 s (P2), which a busy disk under a busy machine may need.
@@ -33,22 +37,26 @@ def pytest_sessionstart(session):
 
 
 def pytest_addoption(parser):
+    parser.addoption("--group", choices=[*GROUPS, "all"], default="all", help="only the tests that run together")
     parser.addoption("--backend", choices=BACKENDS, help="only one backend's tests (those of neither go with sqlite)")
 
 
 def pytest_collection_modifyitems(config, items):
-    wanted = config.option.backend
-    if wanted:
-        kept = [item for item in items if backend_of(item) == wanted]
-        config.hook.pytest_deselected(items=[item for item in items if backend_of(item) != wanted])
-        items[:] = kept
+    def is_wanted(item):
+        group = group_of(item)
+        return config.option.group in (group, "all") and config.option.backend in (BACKEND_OF[group], None)
+
+    config.hook.pytest_deselected(items=[item for item in items if not is_wanted(item)])
+    items[:] = [item for item in items if is_wanted(item)]
 
 
-def backend_of(item):
-    """A test that starts a broker of its own goes with RabbitMQ, whatever needs none with SQLite."""
+def group_of(item):
+    """Those that have a broker of their own wait for it most of the time; what needs no broker goes with SQLite."""
+    if OWN_BROKERS & set(item.fixturenames):
+        return "brokers"
     if "backend_name" in item.fixturenames:
         return item.callspec.params["backend_name"]
-    return "rabbitmq" if {"broker", "own_broker", "cluster", "far_broker"} & set(item.fixturenames) else "sqlite"
+    return "rabbitmq" if "broker" in item.fixturenames else "sqlite"
 
 
 def pytest_configure():
