@@ -5,7 +5,9 @@ In each: no operation outlasts its deadline, looking answers at once, everybody 
 within 10 s of the fault's end without a remount, and what close() accepted is accounted for."""
 
 import contextlib
+import signal
 import socket
+import subprocess
 import sys
 import time
 
@@ -19,17 +21,28 @@ from rabbit import Broker, free_ports
 from traffic import Traffic, dies_at_once
 
 PUBLISH_SECONDS = 3
-OPTIONS = {"heartbeat": "2s", "publish_timeout": f"{PUBLISH_SECONDS}s"}
+# What fails waits at the lowest delay level, and at no other.
+OPTIONS = {"heartbeat": "2s", "publish_timeout": f"{PUBLISH_SECONDS}s", "backoff_base": "100ms"}
 MINUTE = 60
-WRITE = "import sys; file = open(sys.argv[1], 'wb', buffering=0); file.write(b'0'); file.close()"
+WRITE = """
+import sys
+file = open(sys.argv[1], "wb", buffering=0)
+file.write(b"0")
+print(flush=True)
+file.close()
+"""
+# Publishing, and whatever becomes of a message (traffic.py).
+EVERYTHING = {"close", "rename", "take", "rm", "retry", "bury", "replay", "back", "forward", "next"}
+YOUNG_SECONDS = 2  # RabbitMQ 3.10 may lose a quorum queue that is younger, as the delay levels are
 READ = "import sys; open(sys.argv[1], 'rb', buffering=0).read()"
 
 
 @contextlib.contextmanager
-def prompt_traffic(queue, room, **options):
+def prompt_traffic(queue, room, other=None):
     """Traffic that goes well before, and was never held up."""
-    with Traffic(queue, room, **options) as traffic:
-        traffic.await_flow()
+    with Traffic(queue, other or queue.mount.make("forwarded"), room) as traffic:
+        eventually(lambda: traffic.kinds() >= EVERYTHING, 20, "everything once")
+        time.sleep(YOUNG_SECONDS)
         try:
             yield traffic
         except AssertionError:
@@ -38,6 +51,20 @@ def prompt_traffic(queue, room, **options):
     traffic.assert_prompt(PUBLISH_SECONDS)
 
 
+@contextlib.contextmanager
+def waiting_reader(queue):
+    with background([sys.executable, "-c", READ, queue / "claim"]) as reader:
+        eventually(lambda: is_blocked(reader), 10, "the reader waits")
+        yield reader
+
+
+def waiting_writer_dies(queue):
+    """Who waits in close() for the broker can be killed; or it went into the outbox at once."""
+    with background([sys.executable, "-c", WRITE, queue.new / "job"], stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
+        eventually(lambda: writer.poll() is not None or is_blocked(writer), 10, "the writer waits")
+        dies_at_once(writer)
+        return writer.returncode == -signal.SIGKILL
 
 
 @pytest.mark.deadline(90)
@@ -59,16 +86,10 @@ def test_stopped_and_continued(own_broker, mounts, room):
     """SIGSTOP for longer than heartbeat and deadline. Whoever waits meanwhile can be killed."""
     mount = mounts.add(own_broker.url(), OPTIONS)
     queue, other = mount.make("jobs"), mount.make("other")
-    with prompt_traffic(queue, room) as traffic, \
-            background([sys.executable, "-c", READ, other / "claim"]) as reader:
-        eventually(lambda: is_blocked(reader), 5, "the reader waits")
+    with prompt_traffic(queue, room) as traffic, waiting_reader(other) as reader:
         own_broker.pause()
         try:
-            with background([sys.executable, "-c", WRITE, other.new / "job"]) as writer:
-                eventually(lambda: is_blocked(writer), 5, "the writer waits")
-                time.sleep(0.3)  # python sleeps now and then while it starts, too
-                assert writer.poll() is None
-                dies_at_once(writer)
+            assert waiting_writer_dies(other)
             dies_at_once(reader)
             time.sleep(3 * PUBLISH_SECONDS)  # the fault
         finally:
@@ -79,13 +100,16 @@ def test_stopped_and_continued(own_broker, mounts, room):
 
 @pytest.mark.deadline(90)
 def test_memory_alarm(own_broker, mounts, room):
-    """The broker blocks publishers, and lets them go on."""
-    queue = mounts.add(own_broker.url(), OPTIONS).make("jobs")
-    with prompt_traffic(queue, room) as traffic:
+    """The broker blocks publishers, and lets them go on. Whoever waits meanwhile can be killed."""
+    mount = mounts.add(own_broker.url(), OPTIONS)
+    queue, other = mount.make("jobs"), mount.make("other")
+    with prompt_traffic(queue, room) as traffic, waiting_reader(other) as reader:
         own_broker.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
         try:
             began = time.monotonic()
             eventually(lambda: traffic.is_felt(began), 10, "a publish that was blocked")
+            waiting_writer_dies(other)
+            dies_at_once(reader)
         finally:
             own_broker.ctl("set_vm_memory_high_watermark", "0.4")
         traffic.await_recovery(time.monotonic())
@@ -183,6 +207,13 @@ def address(broker):
     return f"{broker.host}:{broker.port}"
 
 
+def is_connected_to(broker):
+    """Has anybody a connection to it?"""
+    with open("/proc/net/tcp", encoding="ascii") as file:
+        rows = [line.split() for line in file]
+    return any(row[2].endswith(f":{broker.port:04X}") and row[3] == "01" for row in rows)
+
+
 @pytest.mark.deadline(30)
 def test_all_hosts_refuse(own_broker, room):  # pylint: disable=unused-argument
     """M1: nobody listens anywhere: mounting fails at once, and says so of each host."""
@@ -191,7 +222,7 @@ def test_all_hosts_refuse(own_broker, room):  # pylint: disable=unused-argument
     began = time.monotonic()
     result = run([daemon_path(), "mount", "-f", url, room])
     assert result.status != 0
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8  # with the start of a process
     for port in ports:
         assert f"nobody listens at 127.0.0.1, port {port}" in result.err
 
@@ -216,21 +247,29 @@ def cluster():
 
 
 @pytest.mark.deadline(150)
-@pytest.mark.parametrize("which", ["leader", "follower"])
-def test_node_killed(cluster, mounts, room, which):  # pylint: disable=redefined-outer-name
-    """A node of a cluster is killed while messages go into a quorum queue and come out: the others take over."""
+@pytest.mark.parametrize("which, ours", [("leader", True), ("follower", True), ("leader", False)],
+                         ids=["leader-ours", "follower-ours", "leader-not-ours"])
+def test_node_killed(cluster, mounts, room, which, ours):  # pylint: disable=redefined-outer-name
+    """A node of a cluster is killed while messages go into a quorum queue and come out, the one that mqfs talks to, or
+    another: the others take over."""
     cluster.heal()
-    name = f"jobs-{which}"
-    queue = mounts.add(cluster.url(), {**OPTIONS, "type": "quorum"}).make(name)
-    time.sleep(2)  # RabbitMQ 3.10 may lose a quorum queue that is younger
+    name = f"jobs-{which}-{ours}"
+    # Where a queue's leader comes to run is chance: it is made first, then it is decided whom mqfs talks to.
+    maker = mounts.add(cluster.url(), {**OPTIONS, "type": "quorum"})
+    maker.make(name)
+    assert maker.terminate() == 0
     leader = cluster.leader(name)
     victim = leader if which == "leader" else next(node for node in cluster.nodes if node is not leader)
-    with prompt_traffic(queue, room) as traffic:
+    others = [node for node in cluster.nodes if node is not victim]
+    mount = mounts.add(cluster.url([victim, *others] if ours else [*others, victim]), {**OPTIONS, "type": "quorum"})
+    queue, other = mount.queue(name), mount.make(f"{name}-forwarded")
+    assert is_connected_to(victim) == ours
+    with prompt_traffic(queue, room, other) as traffic:
         victim.kill()
         traffic.await_recovery(time.monotonic())
-        traffic.await_flow(200)
+        traffic.await_flow(200, seconds=30)
         victim.start()
-        traffic.await_flow(50)
+        traffic.await_flow(50, seconds=30)
         traffic.settle()
 
 
@@ -243,24 +282,18 @@ def far_broker(room):  # pylint: disable=unused-argument
         yield far
 
 
-def cut_network(far_broker, mounts, room, seconds):
-    """Packets vanish, in both directions and without a word."""
-    queue = mounts.add(far_broker.url(user="remote", password="secret-word"), OPTIONS).make("jobs")
-    with prompt_traffic(queue, room) as traffic:
+@pytest.mark.deadline(200)
+def test_network_cut_for_a_minute(far_broker, mounts, room):  # pylint: disable=redefined-outer-name
+    """Packets vanish, in both directions and without a word, for longer than heartbeat, deadline and what TCP tries.
+    Whoever waits meanwhile can be killed."""
+    mount = mounts.add(far_broker.url(user="remote", password="secret-word"), OPTIONS)
+    queue, other = mount.make("jobs"), mount.make("other")
+    with prompt_traffic(queue, room) as traffic, waiting_reader(other) as reader:
         far_broker.cable.cut()
-        time.sleep(seconds)  # the fault
+        mend_at = time.monotonic() + MINUTE
+        waiting_writer_dies(other)
+        dies_at_once(reader)
+        time.sleep(mend_at - time.monotonic())  # the fault
         far_broker.cable.mend()
         traffic.await_recovery(time.monotonic())
         traffic.settle()
-
-
-@pytest.mark.deadline(120)
-def test_network_cut(far_broker, mounts, room):  # pylint: disable=redefined-outer-name
-    """Longer than heartbeat, deadline and all that TCP remembers of a connection."""
-    cut_network(far_broker, mounts, room, 12)
-
-
-@pytest.mark.soak
-@pytest.mark.deadline(300)
-def test_network_cut_for_a_minute(far_broker, mounts, room):  # pylint: disable=redefined-outer-name
-    cut_network(far_broker, mounts, room, MINUTE)
