@@ -106,6 +106,17 @@ def test_p6_close_succeeds_and_it_is_sent_later(queue, away):
     queue.wait_stats(confirmed=5)
 
 
+def test_p6_what_comes_later_lines_up(queue, away):
+    """P6: what is written when the broker is back, while the line is being sent, goes behind it."""
+    number = 0
+    while number < 100 or queue.stats()["outbox"]:
+        write(queue, f"job{number}", b"%d" % number)
+        number += 1
+        if number == 100:
+            away.relay.mend()
+    expect_all(away, queue, [b"%d" % sent for sent in range(number)])
+
+
 def test_p6_looking_meanwhile(queue):
     """Tenet 4: ls, stat and df answer from memory; M5: stats and .mqfs/status tell of the outbox."""
     for number in range(3):

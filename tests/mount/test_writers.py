@@ -178,6 +178,19 @@ def test_p4_past_max_body_gives_none(queue, shared_backend, big_source, name):
     shared_backend.expect(queue, 0)
 
 
+@pytest.mark.parametrize("kind", SHELLS)
+def test_p4_shells_past_max_body(queue, shared_backend, kind):
+    """P4: nor by a shell, whatever becomes of its builtin's error: what it wrote is listed, and can't be sent."""
+    script = f'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17; do echo "$BLOCK"; done >{queue.name}/new/big; :'
+    queue.mount.sh(script, kind, env={**os.environ, "BLOCK": "x" * 65536})
+    shared_backend.expect(queue, 0)
+    assert queue.names("new") == ["big"]
+    assert "too large" in queue.xattr("new", "big", "error")
+    with pytest.raises(OSError) as error:
+        os.rename(queue.new / "big", queue.new / "again")
+    assert error.value.errno == errno.EIO
+
+
 def test_p4_errno_past_max_body(queue, shared_backend):
     """P4: a write that failed spoils the draft: its close() fails too, and nothing is published."""
     descriptor = os.open(queue.new / "big", os.O_WRONLY | os.O_CREAT, 0o600)
@@ -215,6 +228,20 @@ def test_p7_refusal_is_reported_by_every_tool_that_can(mount, backend, source):
             wrong.append(f"{name}: the refused draft is not listed")
     assert not wrong, "\n".join(wrong)
     assert [message.body for message in backend.expect(queue, 1)] == [b"first"]
+
+
+def test_p7_shells_that_swallow_the_error_of_close(mount, backend):
+    """P7: where a redirection throws close()'s error away, the refused file is listed with its reason all the same."""
+    queue = full_queue(mount)
+    for kind in SHELLS:
+        result = queue.mount.sh(f"echo {kind} > jobs/new/{kind}", kind)
+        assert (result.status, result.err) == (0, "")
+        assert "No space left" in queue.xattr("new", kind, "error")
+    assert queue.names("new") == sorted(SHELLS)
+    assert [message.body for message in backend.expect(queue, 1)] == [b"first"]
+    for kind in SHELLS:
+        os.rename(queue.new / kind, queue.new / "again")
+        assert [message.body for message in backend.expect(queue, 1)] == [kind.encode() + b"\n"]
 
 
 def test_p7_refused_says_enospc(mount, backend):

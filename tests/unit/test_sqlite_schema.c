@@ -3,6 +3,10 @@
 
 #include <sys/wait.h>
 
+#include "db/schema.h"
+#include "sqlite/tables.h"
+#include "state/tables.h"
+
 /* What a store's file may be, and what becomes of files that are none. */
 
 struct image {
@@ -337,6 +341,28 @@ static void a_log_that_was_left_is_read(void **state)
 	mqfs_backend_close(backend);
 }
 
+/* A commit is the confirm: it is on the disk when it returns, also when the power goes. */
+static void every_commit_is_on_the_disk(void **state)
+{
+	static const struct schema *const schemas[] = {&sqlite_schema, &state_schema};
+
+	(void)state;
+	for (size_t i = 0; i < 2; i++) {
+		sqlite3_stmt *statement;
+		sqlite3 *db;
+		char *error = NULL;
+		char file[sizeof(path) + 8];
+
+		snprintf(file, sizeof(file), "%s.%zu", path, i);
+		assert_int_equal(schema_open(schemas[i], file, 10000, &db, &error), 0);
+		assert_int_equal(sqlite3_prepare_v2(db, "PRAGMA synchronous", -1, &statement, NULL), SQLITE_OK);
+		assert_int_equal(sqlite3_step(statement), SQLITE_ROW);
+		assert_int_equal(sqlite3_column_int(statement, 0), 2); /* FULL */
+		sqlite3_finalize(statement);
+		sqlite3_close(db);
+	}
+}
+
 int main(void)
 {
 #define STORE_TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
@@ -355,6 +381,7 @@ int main(void)
 	    STORE_TEST(odd_names_are_files),
 	    STORE_TEST(whoever_is_first_makes_it),
 	    STORE_TEST(a_log_that_was_left_is_read),
+	    STORE_TEST(every_commit_is_on_the_disk),
 	};
 
 	return cmocka_run_group_tests_name("sqlite schema", tests, NULL, NULL);
