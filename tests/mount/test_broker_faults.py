@@ -38,9 +38,9 @@ READ = "import sys; open(sys.argv[1], 'rb', buffering=0).read()"
 
 
 @contextlib.contextmanager
-def prompt_traffic(queue, room, other=None):
+def prompt_traffic(queue, room, other=None, **options):
     """Traffic that goes well before, and was never held up."""
-    with Traffic(queue, other or queue.mount.make("forwarded"), room) as traffic:
+    with Traffic(queue, other or queue.mount.make("forwarded"), room, **options) as traffic:
         eventually(lambda: traffic.kinds() >= EVERYTHING, 20, "everything once")
         time.sleep(YOUNG_SECONDS)
         try:
@@ -288,7 +288,8 @@ def test_network_cut_for_a_minute(far_broker, mounts, room):  # pylint: disable=
     Whoever waits meanwhile can be killed."""
     mount = mounts.add(far_broker.url(user="remote", password="secret-word"), OPTIONS)
     queue, other = mount.make("jobs"), mount.make("other")
-    with prompt_traffic(queue, room) as traffic, waiting_reader(other) as reader:
+    # Not more in the outbox after a minute than comes through within the seconds in which all is to be well again.
+    with prompt_traffic(queue, room, pause=0.2) as traffic, waiting_reader(other) as reader:
         far_broker.cable.cut()
         mend_at = time.monotonic() + MINUTE
         waiting_writer_dies(other)

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 
+import pika
 import pytest
 
 from processes import SHELLS, background, eventually, is_blocked, run, stays, wait_exit
@@ -532,6 +533,49 @@ def test_c5_forward_refused(mount, backend):
     assert run(["mv", queue.claimed / name, full.new]).status == 0
     assert [message.body for message in backend.expect(full, 1)] == [b"body"]
     assert listed(queue) == (0, 0)
+
+
+def refuse_dead_letters(backend, queue):
+    """From now on Q.dead takes nothing more; gives what is to be called to end that."""
+    eventually(lambda: backend.exists(f"{queue.name}.dead"), what="the dead letters' queue")
+    path = f"policies/{backend.vhost}/full"
+    backend.broker.api("PUT", path, {"pattern": f"^{queue.name}.dead$", "apply-to": "queues", "definition": {
+        "max-length": 1, "overflow": "reject-publish"}})
+
+    def refuses():
+        try:
+            backend.publish(f"{queue.name}.dead", b"filling")
+        except pika.exceptions.NackError:
+            return True
+        return False
+
+    eventually(refuses, what="a policy that is in force")
+    return lambda: backend.broker.api("DELETE", path)
+
+
+@pytest.mark.only("rabbitmq")
+def test_c5_outcome_that_cannot_be_done(mount, backend):
+    """C5: mv to dead/ answers at once; where the broker then refuses it, the message is listed in claimed/ again with
+    the reason, mqfs keeps trying, and a new rm or mv replaces the outcome."""
+    queue = mount(backoff_base="60s").make("jobs")
+    publish_numbers(queue, 3)
+    names = queue.wait_names("pending", 3)
+    accept_again = refuse_dead_letters(backend, queue)
+    for name in names:
+        os.rename(queue.pending / name, queue.dead / name)
+    eventually(lambda: queue.names("claimed") == names, 20, "the messages listed again")
+    for name in names:
+        assert queue.xattr("claimed", name, "error"), "there is no reason"
+    os.unlink(queue.claimed / names[0])
+    os.rename(queue.claimed / names[1], queue.retry / names[1])
+    queue.wait_names("retry", 1)
+    assert queue.bodies("retry") == [b"1"]
+    queue.wait_stats(acked=1, retried=1)
+    assert names[2] in queue.names("claimed")
+    accept_again()
+    eventually(lambda: b"2" in queue.bodies("dead"), 30, "the one that it kept trying")
+    eventually(lambda: queue.names("claimed") == [], what="an end of trying")
+    assert sorted(queue.bodies("dead"))[0] == b"2"
 
 
 def test_c5_mv_out_of_the_mount(queue, tmp_path, shared_backend):

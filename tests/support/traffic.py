@@ -65,7 +65,7 @@ while True:
             os.unlink(name)  # it would wait in new/ to be sent again
         except OSError:
             pass
-    time.sleep(0.01)
+    time.sleep(float(sys.argv[4]))
 """
 
 # Most messages it acknowledges; of ten one is first retried, one buried and replayed, one given back, one forwarded and
@@ -187,16 +187,18 @@ class Line:
 
 
 class Traffic:
-    """Use as a context manager around the fault; then settle() and the asserts. What is forwarded goes to `other`."""
+    """Use as a context manager around the fault; then settle() and the asserts. What is forwarded goes to `other`; the
+    publisher sleeps for `pause` seconds after each message."""
 
-    def __init__(self, queue, other, room):
+    def __init__(self, queue, other, room, pause=0.01):
+        self.pause = pause
         self.queue = queue
         self.other = other
         self.room = room
         self.processes = {}
 
     def __enter__(self):
-        self.start("publisher", PUBLISHER, self.queue.path)
+        self.start("publisher", PUBLISHER, self.queue.path, str(self.pause))
         self.start_worker()
         self.start("observer", OBSERVER, self.queue.mount.path,
                    *(path.format(queue=self.queue.name) for path in LOOKED_AT))
