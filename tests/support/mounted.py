@@ -165,9 +165,10 @@ class Queue:
 class Mount:
     """`mqfs mount -f` on a directory, and the end of it."""
 
-    def __init__(self, url, path, home, options=None, wait=True, failpoints=None):
+    def __init__(self, url, path, home, options=None, wait=True, failpoints=None, prefix=()):
         self.url, self.password = without_password(url)
         self.failpoints = failpoints  # the path of their page: then the daemon is the one that has them
+        self.prefix = list(prefix)  # words before the command
         self.path = path
         self.home = home
         # What a test holds when it ends goes back at once.
@@ -182,7 +183,7 @@ class Mount:
     # -- life ---------------------------------------------------------------
 
     def command(self):
-        words = [failing_daemon_path() if self.failpoints else daemon_path(), "mount", "-f"]
+        words = [*self.prefix, failing_daemon_path() if self.failpoints else daemon_path(), "mount", "-f"]
         if self.options:
             words += ["-o", ",".join(key if value is True else f"{key}={value}" for key, value in self.options.items())]
         return [*words, *([self.url] if self.url else []), str(self.path)]
@@ -309,14 +310,14 @@ class Mounts:
         self.directory = directory
         self.all = []
 
-    def add(self, url, options=None, path=None, wait=True, failpoints=None):
+    def add(self, url, options=None, path=None, wait=True, failpoints=None, prefix=()):
         number = len(self.all) + 1
         home = self.directory / f"home{number}"
         home.mkdir(parents=True)
         mount = Mount.__new__(Mount)  # known before it starts, so that the watchdog can end it
         self.all.append(mount)
         mount.process = None
-        mount.__init__(url, path or self.directory / f"mnt{number}", home, options, wait, failpoints)
+        mount.__init__(url, path or self.directory / f"mnt{number}", home, options, wait, failpoints, prefix)
         return mount
 
     def abort(self):
