@@ -147,7 +147,7 @@ static void an_abandoned_claim_counts_one(void **state)
 	begun_ms = mqfs_clock_monotonic_ms();
 	fail_with(reader, claim(reader), "half a sentence", MQFS_SETTLE_ABANDON);
 	again = claim(reader); /* without the backoff */
-	assert_true(mqfs_clock_monotonic_ms() - begun_ms < 3000);
+	assert_true(mqfs_clock_monotonic_ms() - begun_ms < 15000);
 	assert_int_equal(history_of(again).attempts, 1);
 	assert_string_equal(history_of(again).error, "the reader was killed");
 	fail_with(reader, again, NULL, MQFS_SETTLE_ABANDON);

@@ -336,16 +336,16 @@ static void a_stopped_broker_hangs_nothing(void **state)
 	mqfs_backend_status(backend, &status);
 	kill(broker_pid(), SIGCONT);
 	assert_int_equal(found.result, -ETIMEDOUT);
-	assert_true(found.took_ms < 400);
+	assert_true(found.took_ms < 2000);
 	assert_int_equal(small.result, -ETIMEDOUT);
-	assert_true(small.took_ms < 1500);
+	assert_true(small.took_ms < 3000);
 	for (int i = 0; i < 40; i++) {
 		assert_true(large[i].result == -ETIMEDOUT || large[i].result == -EHOSTDOWN);
-		assert_true(large[i].took_ms < 2200);
+		assert_true(large[i].took_ms < 4000);
 	}
 	assert_true(late.result == -ETIMEDOUT || late.result == -EHOSTDOWN);
 	assert_true(works_again(queue, 10000));
-	assert_int_equal(find_queue(queue, 1000), 0);
+	assert_int_equal(find_queue(queue, ENOUGH_MS), 0);
 }
 
 static bool is_away(int64_t within_ms)

@@ -52,7 +52,7 @@ def test_c1_first_look_at_an_empty_queue(queue):
     """C1: the look at an empty queue waits only briefly."""
     start = time.monotonic()
     assert queue.names("pending") == []
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
 
 
 def test_c1_prefetch_bounds_the_window(mount, backend):

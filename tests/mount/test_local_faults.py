@@ -74,7 +74,7 @@ def test_sick_disk_under_the_store(disk, illness, mounts):
     start = time.monotonic()
     assert errno_of((queue.new / "job").write_bytes, b"7") == ERRORS[illness]
     assert errno_of(os.rename, queue.new / ".draft", queue.new / "renamed") == ERRORS[illness]
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 9
     assert sorted(os.listdir(queue.new)) == [".draft", "job"]
     os.unlink(queue.claimed / names[0])
     os.rename(queue.claimed / names[1], queue.retry / names[1])

@@ -93,7 +93,7 @@ def test_p6_close_succeeds_and_it_is_sent_later(queue, away):
     for number in range(5):
         start = time.monotonic()
         write(queue, f"job{number}", b"%d" % number)
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 4
     names = [f"job{number}" for number in range(5)]
     assert queue.names("new") == names
     ids = [message_id(queue, name) for name in names]

@@ -27,7 +27,7 @@ def test_c7_blocked_reader_dies_at_once(queue, special, number):
         start = time.monotonic()
         reader.send_signal(number)
         assert wait_exit(reader, 5) == -number
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 3
     queue.publish(b"body")
     assert queue.consume(1) == [b"body"]
 
@@ -264,7 +264,7 @@ def test_p8_waiting_close_can_be_killed(own_broker, mounts):
             start = time.monotonic()
             writer.kill()
             assert wait_exit(writer, 5) == -signal.SIGKILL
-            assert time.monotonic() - start < 2
+            assert time.monotonic() - start < 5
     finally:
         own_broker.resume()
     # Its outcome was unknown when it was killed: it arrives, or it is still listed.

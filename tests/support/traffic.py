@@ -317,7 +317,7 @@ class Traffic:
         return {line.outcome for line in self.lines(name) if since <= line.began < until}
 
 
-def dies_at_once(process, seconds=1.0):
+def dies_at_once(process, seconds=2.0):
     """kill -9, and it is gone."""
     began = time.monotonic()
     process.kill()

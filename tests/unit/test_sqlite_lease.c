@@ -182,7 +182,7 @@ static void another_mounts_message_is_noticed_soon(void **state)
 	begin_ms = mqfs_clock_monotonic_ms();
 	publish_texts(1);
 	assert_true(WAIT_UNTIL(second.count == 1, ENOUGH_MS));
-	assert_true(mqfs_clock_monotonic_ms() - begin_ms < 1000);
+	assert_true(mqfs_clock_monotonic_ms() - begin_ms < 3000);
 	collector_end(&second, two, "jobs");
 }
 
