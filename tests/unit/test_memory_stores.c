@@ -261,13 +261,23 @@ static void run_remove(int n)
 	assert_true(r < 0 || WAIT_UNTIL(seen_find(&watching, id)->removed, ENOUGH_MS));
 }
 
+static int sent_by_now(void)
+{
+	int sent;
+
+	pthread_mutex_lock(&lock);
+	sent = watching.sent;
+	pthread_mutex_unlock(&lock);
+	return sent;
+}
+
 /* A message of the line is sent, if not at once. */
 static void run_send(int n)
 {
 	struct mqfs_entry entry = entry_of("jobs", "job", MQFS_ENTRY_WAITING);
 	struct mqfs_message *message = identified("sent");
 	struct putting putting;
-	int sent = watching.sent, r;
+	int sent = sent_by_now(), r;
 
 	memory_fails_after(n);
 	r = put_entry(outbox, &entry, message, &putting);
