@@ -3,6 +3,7 @@
 #define MQFS_SQLITE_INTERNAL_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -54,6 +55,8 @@ struct store {
 	char boot_id[BOOT_ID_BYTES];
 	char host[65];
 	pthread_t thread;
+
+	_Atomic int64_t busy_ms; /* the writer is in a round since then (monotonic); 0: it is not */
 
 	/* A leaf: nothing is locked or called while it is held. */
 	pthread_mutex_t lock;

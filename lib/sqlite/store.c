@@ -144,8 +144,10 @@ static void store_browse(struct mqfs_backend *backend, const char *queue, enum m
 static void store_status(struct mqfs_backend *backend, struct mqfs_backend_status *ret_status)
 {
 	struct store *store = store_of(backend);
+	int64_t busy_ms = atomic_load(&store->busy_ms);
 
 	*ret_status = (struct mqfs_backend_status){.connected = true};
+	ret_status->silent_ms = busy_ms ? mqfs_clock_monotonic_ms() - busy_ms : 0;
 	snprintf(ret_status->peer, sizeof(ret_status->peer), "sqlite:%s", store->path);
 	snprintf(ret_status->product, sizeof(ret_status->product), "SQLite %s", sqlite3_libversion());
 	pthread_mutex_lock(&store->lock);

@@ -208,8 +208,11 @@ static void *writer_main(void *arg)
 {
 	struct store *store = arg;
 
-	while (!writer_collect(store))
+	while (!writer_collect(store)) {
+		atomic_store(&store->busy_ms, mqfs_clock_monotonic_ms());
 		writer_round(store);
+		atomic_store(&store->busy_ms, 0);
+	}
 	writer_farewell(store);
 	return NULL;
 }
