@@ -105,6 +105,8 @@ static void publication_nacked(struct publication *publication, const struct lan
 {
 	struct publisher *publisher = publication->publisher;
 
+	if (publication->place == MQFS_PLACE_READY)
+		topology_note_refusal(publisher->topology, publication->queue);
 	if (!publication->done || publication->nacks++ == NACKS_MAX || publication->place == MQFS_PLACE_DEAD) {
 		publication_end(publication, -ENOSPC, full);
 		return;

@@ -85,6 +85,29 @@ void known_set_kind(struct known *known, const char *queue, enum kind kind)
 	pthread_mutex_unlock(&known->lock);
 }
 
+bool known_refused(struct known *known, const char *queue)
+{
+	struct known_queue *found;
+	bool refused;
+
+	pthread_mutex_lock(&known->lock);
+	found = get(known, queue, false);
+	refused = found && found->refused;
+	pthread_mutex_unlock(&known->lock);
+	return refused;
+}
+
+void known_note_refusal(struct known *known, const char *queue)
+{
+	struct known_queue *found;
+
+	pthread_mutex_lock(&known->lock);
+	found = get(known, queue, true);
+	if (found)
+		found->refused = true;
+	pthread_mutex_unlock(&known->lock);
+}
+
 unsigned known_level_index(int64_t level_ms)
 {
 	unsigned index = 0;

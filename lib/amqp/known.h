@@ -18,6 +18,7 @@
 struct known_queue {
 	char *queue;
 	enum kind kind;
+	bool refused;     /* something that was published to it, full as it was */
 	uint32_t levels;  /* a bit for each that was there */
 	int64_t tried_ms; /* when all were tried, or 0 */
 	UT_hash_handle hh;
@@ -34,6 +35,9 @@ void known_deinit(struct known *known);
 void known_forget(struct known *known, const char *queue);
 enum kind known_kind(struct known *known, const char *queue);
 void known_set_kind(struct known *known, const char *queue, enum kind kind);
+
+bool known_refused(struct known *known, const char *queue);
+void known_note_refusal(struct known *known, const char *queue);
 
 unsigned known_level_index(int64_t level_ms);
 void known_note_level(struct known *known, const char *queue, unsigned index, bool is_there);

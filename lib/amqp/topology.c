@@ -229,6 +229,11 @@ void topology_set_counts(struct topology *topology, const char *queue)
 	known_set_kind(&topology->known, queue, KIND_COUNTS);
 }
 
+void topology_note_refusal(struct topology *topology, const char *queue)
+{
+	known_note_refusal(&topology->known, queue);
+}
+
 /* ---- the role ---- */
 
 static int topology_opened(void *arg)

@@ -48,5 +48,7 @@ int topology_levels(struct topology *topology, const char *queue, enum mqfs_plac
 /* Does the broker count this queue's deliveries (is it a quorum queue)? As far as is known. Never block. */
 bool topology_counts(struct topology *topology, const char *queue);
 void topology_set_counts(struct topology *topology, const char *queue);
+/* The queue has refused a message: it may do so to a retry that comes home. Never blocks. */
+void topology_note_refusal(struct topology *topology, const char *queue);
 
 #endif

@@ -107,7 +107,7 @@ int topology_learn_refuses(struct topology *topology, const char *queue, bool *r
 	int r;
 
 	*ret_refuses = true;
-	if (known_kind(&topology->known, queue) == KIND_COUNTS)
+	if (known_kind(&topology->known, queue) == KIND_COUNTS || known_refused(&topology->known, queue))
 		return 0;
 	kind_probe_init_overflow(&probe);
 	do {

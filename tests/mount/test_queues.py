@@ -289,18 +289,26 @@ def test_q3_helpers_follow(mount, backend):
 
 
 @pytest.mark.only("rabbitmq")
-def test_q3_level_of_a_full_queue_stays(mount, backend):
+@pytest.mark.parametrize("by", ["argument", "policy"])
+def test_q3_level_of_a_full_queue_stays(mount, backend, by):
     """Q3: what a full queue refused when it came home is counted nowhere, and not deleted with the queue."""
-    queue = mount(overflow="reject-publish", max_length="1").make("jobs")
-    queue.publish(b"fills")
+    queue = mount(max_length="1" if by == "argument" else "0").make("jobs")
+    if by == "policy":
+        policy = {"pattern": "jobs$", "definition": {"max-length": 1}}
+        backend.broker.api("PUT", f"policies/{backend.vhost}/short", policy)
+        eventually(lambda: errno_of(queue.publish, b"fills") == errno.ENOSPC, what="a refusal")
+        for draft in list(queue.new.iterdir()):
+            draft.unlink()
+    else:
+        queue.publish(b"fills")
     queue.publish(b"late", delay="100")
-    level = "mqfs.delay.jobs.125ms"
     states = "[sys:get_state(Pid) || {_, Pid, _, _} <- supervisor:which_children(rabbit_fifo_dlx_sup)]."
-    eventually(lambda: re.search(r"expired,\[\],\s*\[{resource,", backend.broker.ctl("eval", states)), 20, "the refusal")
-    assert queue.consume(1) == [b"fills"]
+    refused = r"expired,\[\],\s*\[{resource,<<\"%s\">>" % backend.vhost
+    eventually(lambda: re.search(refused, backend.broker.ctl("eval", states)), 20, "the refusal")
+    assert {message.body for message in backend.drain("jobs")} == {b"fills"}
     eventually(lambda: errno_of(os.rmdir, queue.path) == 0, what="rmdir")
     assert not backend.exists("jobs")
-    assert backend.exists(level)
+    assert backend.exists("mqfs.delay.jobs.125ms")
 
 
 @pytest.mark.only("rabbitmq")
