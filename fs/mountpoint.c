@@ -20,6 +20,24 @@ static int refuse(const char *path, int error, const char *why)
 	return -error;
 }
 
+void mountpoint_normalise(char *path)
+{
+	char *end = path;
+	for (const char *from = path; *from;) {
+		size_t slashes = strspn(from, "/"), bytes = strcspn(from + slashes, "/");
+		from += slashes;
+		if (bytes > 0 && !(bytes == 1 && from[0] == '.')) {
+			*end++ = '/';
+			memmove(end, from, bytes);
+			end += bytes;
+		}
+		from += bytes;
+	}
+	if (end == path)
+		*end++ = '/';
+	*end = '\0';
+}
+
 /* The type of the last (topmost) mount at path: "fuse.mqfs", "autofs", … or "". */
 static void mounted_type(const char *path, char *type, size_t bytes)
 {

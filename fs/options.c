@@ -11,6 +11,8 @@
 
 #include <mqfs/log.h>
 
+#include "mountpoint.h"
+
 /* What mount(8), fstab(5) and systemd.mount(5) add, and what we are anyway. */
 static const char *const ignored[] = {"defaults", "rw",    "auto",   "noauto",  "user",     "nouser",
                                       "users",    "exec",  "noexec", "suid",    "nosuid",   "dev",
@@ -280,6 +282,8 @@ int options_parse(struct options *options, int argc, char **argv)
 		result = default_url(options);
 	if (result == 0)
 		result = add_password(options);
+	if (result == 0)
+		mountpoint_normalise(options->mountpoint);
 	return result;
 }
 

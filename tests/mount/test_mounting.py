@@ -94,12 +94,14 @@ def test_m1_sigterm_with_open_files(mount):
     assert not is_mounted(target.path)
 
 
-def test_m1_stale_mount_is_cleared(mount):
-    """M1: a stale mount of its own is cleaned up at start."""
+@pytest.mark.parametrize("spelling", ["{}/{}", "{}//./{}/", "{}/{}/."])
+def test_m1_stale_mount_is_cleared(mount, spelling):
+    """M1: a stale mount of its own is cleaned up at start, however it is spelled."""
     target = mount()
     target.make("jobs").publish(b"x")
     target.kill()
     assert errno_of(os.listdir, target.path) == errno.ENOTCONN
+    target.spelling = spelling.format(target.path.parent, target.path.name)
     target.start()
     assert target.queue("jobs").consume(1) == [b"x"]
 

@@ -170,6 +170,7 @@ class Mount:
         self.failpoints = failpoints  # the path of their page: then the daemon is the one that has them
         self.prefix = list(prefix)  # words before the command
         self.path = path
+        self.spelling = str(path)  # on the command line
         self.home = home
         # What a test holds when it ends goes back at once.
         self.options = {"drain-timeout": "0"} | {key.replace("_", "-"): value for key, value in (options or {}).items()}
@@ -186,7 +187,7 @@ class Mount:
         words = [*self.prefix, failing_daemon_path() if self.failpoints else daemon_path(), "mount", "-f"]
         if self.options:
             words += ["-o", ",".join(key if value is True else f"{key}={value}" for key, value in self.options.items())]
-        return [*words, *([self.url] if self.url else []), str(self.path)]
+        return [*words, *([self.url] if self.url else []), self.spelling]
 
     def start(self, wait=True):
         self.killed = False
