@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,10 +9,12 @@
 
 static const char usage[] =
     "usage: mqfs mount [-f] [-o OPTION,…] [URL] DIR\n"
+    "       mqfs URL DIR [-o OPTION,…]\n"
     "       mqfs settings\n"
     "       mqfs --version | --help\n"
     "\n"
     "URL is amqp://[USER@]HOST[:PORT][,HOST…][/VHOST] or sqlite:PATH; without one, the embedded store.\n"
+    "The second form is that of mount.fuse3(8): type fuse.mqfs in fstab(5), with the URL for the device.\n"
     "-f stays in the foreground. `mqfs settings` lists what -o takes. See mqfs(1).\n";
 
 static int list_settings(void)
@@ -37,9 +40,17 @@ static int mount_command(int argc, char **argv)
 	return status;
 }
 
+/* mount.fuse3(8), for fstab(5) and mount(8), runs `mqfs SOURCE DIR -o …`. */
+static bool is_source(const char *word)
+{
+	return word[0] != '-' && strpbrk(word, ":/");
+}
+
 int main(int argc, char **argv)
 {
 	const char *command = argc > 1 ? argv[1] : "";
+	if (is_source(command))
+		return mount_command(argc, argv);
 	if (strcmp(command, "mount") == 0)
 		return mount_command(argc - 1, argv + 1);
 	if (strcmp(command, "settings") == 0)

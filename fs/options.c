@@ -14,10 +14,10 @@
 #include "mountpoint.h"
 
 /* What mount(8), fstab(5) and systemd.mount(5) add, and what we are anyway. */
-static const char *const ignored[] = {"defaults", "rw",    "auto",   "noauto",  "user",     "nouser",
-                                      "users",    "exec",  "noexec", "suid",    "nosuid",   "dev",
-                                      "nodev",    "async", "atime",  "noatime", "relatime", "_netdev",
-                                      "nofail",   "fail",  "owner",  "group",   "diratime", "nodiratime"};
+static const char *const ignored[] = {
+    "defaults", "rw",    "auto",     "noauto",     "user",  "nouser",  "users",       "exec",    "noexec", "suid",
+    "nosuid",   "dev",   "nodev",    "async",      "atime", "noatime", "relatime",    "_netdev", "nofail", "fail",
+    "owner",    "group", "diratime", "nodiratime", "sync",  "dirsync", "strictatime", "lazytime"};
 static const char *const for_fuse[] = {"allow_other", "allow_root", "auto_unmount"};
 
 static bool is_one_of(const char *word, const char *const *words, size_t count)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import sqlite3
@@ -212,6 +213,31 @@ def test_m1_relative_paths(room):
                 detach(directory)
         eventually(lambda: not is_mounted(directory), what="the unmount")
     assert not (room / "elsewhere").exists() and not (room / "other.db").exists()
+
+
+@pytest.mark.parametrize("words", [["{url}", "{dir}", "-t", "fuse.mqfs"], ["mqfs#{url}", "{dir}"]], ids=["type", "prefix"])
+def test_m1_fstab(backend, room, words):
+    """M1: `mount -t fuse.mqfs URL DIR`, as fstab(5) has it: with the options that no filesystem sees."""
+    helper = shutil.which("mount.fuse3", path="/sbin:/usr/sbin:/usr/bin")
+    if not helper or os.geteuid() != 0:
+        pytest.skip("mount.fuse3 is root's, or not there")
+    directory, programs = room / "mnt", room / "bin"
+    for made in (directory, programs):
+        made.mkdir()
+    (programs / "mqfs").symlink_to(os.path.abspath(daemon_path()))
+    environment = {**os.environ, "XDG_STATE_HOME": str(room / "state"), "PATH": f"{programs}:{os.environ['PATH']}"}
+    options = "rw,noatime,_netdev,nofail,noauto,user,exec,x-systemd.automount,prefetch=7"
+    try:
+        result = run([helper, *(word.format(url=backend.url, dir=directory) for word in words), "-o", options],
+                     env=environment, timeout=30)
+        assert result.status == 0, result.err
+        os.mkdir(directory / "jobs")
+        assert (directory / "jobs" / "config" / "prefetch").read_text().strip() == "7"
+    finally:
+        run(["umount", directory])
+        if is_mounted(directory):
+            detach(directory)
+    eventually(lambda: not is_mounted(directory), what="the unmount")
 
 
 def test_m1_background_failure_is_told(room):
