@@ -16,7 +16,7 @@ struct moved;
 
 extern const struct node_ops moved_ops; /* object: struct moved */
 
-/* The name exists in dir from now on, as a directory or a file of that size. No lock. */
+/* The name exists in dir from now on, as what type says: a file or a directory. No lock. */
 void moved_add(struct fs *fs, struct queue *queue, const void *dir_object, const char *name, mode_t type);
 
 /* (locked) A node for the name, as node_ops.child; -ENOENT. */
