@@ -28,10 +28,11 @@
 
 /* --- threads whose open was answered ESTALE, and who shall not find the name again (all locked) --- */
 
-#define RETRY_WINDOW_MS 1000
+#define RETRY_WINDOW_MS 10000 /* a busy machine may take its time between two requests of one open */
 /* The kernel's retry looks the name up twice, to see whether what it knows still holds and to open it; another look-up
- * of the name meanwhile may make it begin anew. Who opened without O_CREAT is done then, and finds the name again. */
-#define RETRY_LOOKS 2
+ * of the name meanwhile may make it begin anew. Who opened without O_CREAT is done then: once more it finds nothing,
+ * since cp goes on with O_CREAT and O_EXCL, and then the name again. */
+#define RETRY_LOOKS 3
 #define RETRY_LOOKS_CONTENDED 16
 /* More threads than these, and the oldest's open fails. */
 #define REOPENS_MAX 1024
