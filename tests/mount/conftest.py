@@ -97,7 +97,7 @@ def broker():
 
 @pytest.fixture(scope="session")
 def faulty_broker():
-    with Broker() as running:
+    with Broker(resend_seconds=10) as running:
         yield running
 
 

@@ -41,7 +41,7 @@ READ = "import sys; open(sys.argv[1], 'rb', buffering=0).read()"
 def prompt_traffic(queue, room, other=None, **options):
     """Traffic that goes well before, and was never held up."""
     with Traffic(queue, other or queue.mount.make("forwarded"), room, **options) as traffic:
-        eventually(lambda: traffic.kinds() >= EVERYTHING, 20, "everything once")
+        eventually(lambda: traffic.kinds() >= EVERYTHING, 30, "everything once")
         time.sleep(YOUNG_SECONDS)
         try:
             yield traffic
@@ -275,7 +275,8 @@ def test_node_killed(cluster, mounts, room, which, ours):  # pylint: disable=red
 
 @pytest.fixture
 def far_broker(room):  # pylint: disable=unused-argument
-    with Cable() as cable, Broker(host=cable.far_address, prefix=cable.prefix, config="loopback_users = none\n") as far:
+    with Cable() as cable, Broker(host=cable.far_address, prefix=cable.prefix, config="loopback_users = none\n",
+                                  resend_seconds=10) as far:
         far.cable = cable
         far.add_user("remote", "secret-word")
         far.set_permissions("/", "remote")

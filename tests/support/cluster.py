@@ -14,7 +14,7 @@ class Node(Broker):
 
     def __init__(self, number, first):
         peers = [f"cluster_formation.classic_config.nodes.{at} = mqfs{at}@localhost" for at in range(1, SIZE + 1)]
-        super().__init__(plugins=() if first else ("rabbitmq_management",), node=f"mqfs{number}",
+        super().__init__(plugins=() if first else ("rabbitmq_management",), node=f"mqfs{number}", resend_seconds=10,
                          config="\n".join(["cluster_formation.peer_discovery_backend = classic_config",
                                            "cluster_partition_handling = pause_minority", *peers]) + "\n")
         self.first = first

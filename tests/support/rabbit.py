@@ -81,12 +81,15 @@ class Broker:
     user = "guest"
     password = "guest"
 
-    def __init__(self, config="", plugins=("rabbitmq_management",), host="127.0.0.1", node="mqfs", prefix=()):
+    def __init__(self, config="", plugins=("rabbitmq_management",), host="127.0.0.1", node="mqfs", prefix=(),
+                 resend_seconds=180):
         self.host = host
         self.config = config
         self.plugins = plugins
         self.node = f"{node}@localhost"
         self.prefix = list(prefix)  # words before every command, as of `ip netns exec`
+        # When a quorum queue dead-letters again what found its target full or away: RabbitMQ's default is 3 minutes.
+        self.resend_seconds = resend_seconds
         self.process = None
         self.epmd = None
         self.home = tempfile.mkdtemp(prefix="mqfs-broker-")
@@ -266,7 +269,8 @@ class Broker:
             "RABBITMQ_ENABLED_PLUGINS_FILE": f"{self.home}/plugins",
             # Distribution on loopback only; idle schedulers sleep instead of spinning.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS":
-                "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none",
+                "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none "
+                f"-rabbit dead_letter_worker_publisher_confirm_timeout {self.resend_seconds * 1000}",
             # The script becomes the node instead of waiting for it: our child's pid is the node's.
             "RUNNING_UNDER_SYSTEMD": "true",
         })
