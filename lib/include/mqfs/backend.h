@@ -108,7 +108,8 @@ struct mqfs_backend_ops {
 	bool looks_hold;
 	/* May a delivery be held for ever? (AMQP brokers take it back at consumer-timeout.) */
 	bool patient;
-	/* Does settle's 0 for an ACK say that it was sent, and no more (AMQP)? Then a lost connection leaves it open. */
+	/* Does settle's 0 for an ACK say that it was sent, and no more (AMQP)? Then a lost connection leaves it open.
+	 */
 	bool acks_blind;
 
 	/* Ends consumers, gives back what is held, completes all that is pending (-ESHUTDOWN), joins
