@@ -90,8 +90,8 @@ bool queue_remove(struct fs *fs, struct queue *queue);
 /* M1: takes nothing more; claims can be settled. Again and again, for queues found meanwhile. How many claims are held
  * or being settled. No lock. */
 int64_t queues_drain(struct fs *fs);
-/* The end: gives back what they hold, also those that are listed no longer, or that somebody has a reference to who will
- * not drop it (an open file). The backend must still be open. No lock. */
+/* The end: gives back what they hold, also those that are listed no longer, or that somebody has a reference to who
+ * will not drop it (an open file). The backend must still be open. No lock. */
 void queues_end(struct fs *fs);
 /* Then, with the backend closed, removes all. */
 void queues_clear(struct fs *fs);
