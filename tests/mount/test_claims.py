@@ -193,6 +193,7 @@ def test_c9_nothing_but_the_copy_is_matched(own_broker, mounts):
     target.start()
     queue = target.queue("jobs")
     assert sorted(queue.consume(3)) == [b"a retry", b"a stranger's", b"another"]
+    eventually(all_gone(own_broker, queue), 20, "acknowledgements that kill -9 can't overtake")
     target.kill()
     with Outside(own_broker) as outside:  # and the very copy is
         outside.publish_redelivered("jobs", (original[2], {"message_id": "m-1", "headers": original[1].headers}))
