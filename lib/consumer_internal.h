@@ -9,9 +9,7 @@
 #include <mqfs/consumer.h>
 #include <mqfs/records.h>
 
-/* uthash ends the process when memory is short, unless told to leave the element out. */
-#define HASH_NONFATAL_OOM 1
-#include <uthash.h>
+#include "hash.h"
 #include <utlist.h>
 
 /*

@@ -8,8 +8,7 @@
 #include <mqfs/clock.h>
 #include <mqfs/look.h>
 
-#define HASH_NONFATAL_OOM 1
-#include <uthash.h>
+#include "hash.h"
 #include <utlist.h>
 
 /*

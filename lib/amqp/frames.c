@@ -109,6 +109,10 @@ static int content_begin(struct frames *frames, amqp_channel_t channel, const st
 		return fail(frames, -ENOMEM, "out of memory");
 	}
 	HASH_ADD(hh, frames->contents, channel, sizeof(content->channel), content);
+	if (!content->hh.tbl) {
+		content_free(content);
+		return fail(frames, -ENOMEM, "out of memory");
+	}
 	return 0;
 }
 

@@ -7,7 +7,7 @@
 
 #include <amqp.h>
 #include <mqfs/message.h>
-#include <uthash.h>
+#include "hash.h"
 
 /*
  * The frame switch: everything that the broker sends of its own accord. librabbitmq reads and decodes one

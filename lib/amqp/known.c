@@ -30,6 +30,11 @@ static struct known_queue *get(struct known *known, const char *queue, bool make
 		return NULL;
 	}
 	HASH_ADD_KEYPTR(hh, known->queues, found->queue, strlen(found->queue), found);
+	if (!found->hh.tbl) {
+		free(found->queue);
+		free(found);
+		return NULL;
+	}
 	return found;
 }
 

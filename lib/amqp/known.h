@@ -5,7 +5,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <uthash.h>
+#include "hash.h"
 
 #include "kind.h"
 

@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <uthash.h>
+#include "hash.h"
 #include <utlist.h>
 
 #include <mqfs/clock.h>
@@ -158,6 +158,10 @@ static struct shelf *shelf_get(struct looking *looking, enum mqfs_place place, c
 		return NULL;
 	memcpy(shelf->key, key, sizeof(key));
 	HASH_ADD(by_key, looking->shelves, key, strlen(shelf->key), shelf);
+	if (!shelf->by_key.tbl) {
+		free(shelf);
+		return NULL;
+	}
 	return shelf;
 }
 
@@ -206,7 +210,11 @@ static int shelf_open(struct looking *looking, struct shelf *shelf, const struct
 	r = connection_channel_open(looking->connection, &channel);
 	if (r < 0)
 		return r;
-	holder_open(&looking->settling, &shelf->holder, channel, atomic_fetch_add(looking->generations, 1) + 1);
+	r = holder_open(&looking->settling, &shelf->holder, channel, atomic_fetch_add(looking->generations, 1) + 1);
+	if (r < 0) {
+		connection_channel_close(looking->connection, channel);
+		return r;
+	}
 	mqfs_name_dead_queue(browse->queue, dead);
 	if (browse->place != MQFS_PLACE_DEAD || topology_counts(looking->topology, dead))
 		return 0;

@@ -163,8 +163,13 @@ static void publication_send(struct job *job, void *role)
 	/* Before this one is on the way: what is late there is answered and freed. */
 	arm_ms = send_deadline(publisher, publication->job.deadline_ms);
 	/* On the way as soon as a byte may be. */
-	publication->tag = lane->next_tag++;
+	publication->tag = lane->next_tag;
 	HASH_ADD(hh, lane->on_the_way, tag, sizeof(publication->tag), publication);
+	if (!publication->hh.tbl) {
+		publication_end(publication, -ENOMEM, "out of memory");
+		return;
+	}
+	lane->next_tag++;
 	publisher->on_the_way++;
 	connection_arm(connection, arm_ms);
 	FAILPOINT(amqp_publish_sending);

@@ -2,7 +2,7 @@
 #ifndef MQFS_AMQP_PUBLISHER_INTERNAL_H
 #define MQFS_AMQP_PUBLISHER_INTERNAL_H
 
-#include <uthash.h>
+#include "hash.h"
 
 #include <mqfs/name.h>
 

@@ -59,12 +59,17 @@ static void settlement_end(struct settlement *settlement, int result, const char
 
 /* ---- holders ---- */
 
-void holder_open(struct settling *settling, struct holder *holder, amqp_channel_t channel, uint64_t generation)
+int holder_open(struct settling *settling, struct holder *holder, amqp_channel_t channel, uint64_t generation)
 {
 	assert(!holder->channel && !holder->held);
 	holder->channel = channel;
-	holder->generation = generation;
 	HASH_ADD(hh, settling->holders, channel, sizeof(holder->channel), holder);
+	if (!holder->hh.tbl) {
+		holder->channel = 0;
+		return -ENOMEM;
+	}
+	holder->generation = generation;
+	return 0;
 }
 
 void holder_close(struct settling *settling, struct holder *holder)
@@ -105,6 +110,10 @@ int holder_hold(struct holder *holder, uint64_t tag, void *owner)
 		return -ENOMEM;
 	*held = (struct held){.tag = tag, .owner = owner};
 	HASH_ADD(hh, holder->held, tag, sizeof(held->tag), held);
+	if (!held->hh.tbl) {
+		free(held);
+		return -ENOMEM;
+	}
 	return 0;
 }
 

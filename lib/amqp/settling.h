@@ -3,7 +3,7 @@
 #define MQFS_AMQP_SETTLING_H
 
 #include <stdint.h>
-#include <uthash.h>
+#include "hash.h"
 
 #include <mqfs/backend.h>
 
@@ -53,7 +53,8 @@ struct settling {
 
 /* ---- the owner thread ---- */
 
-void holder_open(struct settling *settling, struct holder *holder, amqp_channel_t channel, uint64_t generation);
+/* 0, -ENOMEM. */
+int holder_open(struct settling *settling, struct holder *holder, amqp_channel_t channel, uint64_t generation);
 /* All that is held is stale from now on. */
 void holder_close(struct settling *settling, struct holder *holder);
 struct holder *holder_find(struct settling *settling, amqp_channel_t channel);

@@ -44,6 +44,11 @@ struct subscription *subscription_new(struct consuming *consuming, const char *q
 	subscription->consuming = consuming;
 	subscription->serial = ++consuming->serials;
 	HASH_ADD_KEYPTR(by_queue, consuming->subscriptions, subscription->queue, strlen(queue), subscription);
+	if (!subscription->by_queue.tbl) {
+		free(subscription->queue);
+		free(subscription);
+		return NULL;
+	}
 	return subscription;
 }
 
@@ -243,9 +248,12 @@ static int open_channel(struct subscription *subscription)
 	if (subscription->holder.channel)
 		return 0;
 	r = connection_channel_open(consuming->connection, &channel);
-	if (r == 0)
-		holder_open(&consuming->settling, &subscription->holder, channel,
-		            atomic_fetch_add(consuming->generations, 1) + 1);
+	if (r < 0)
+		return r;
+	r = holder_open(&consuming->settling, &subscription->holder, channel,
+	                atomic_fetch_add(consuming->generations, 1) + 1);
+	if (r < 0)
+		connection_channel_close(consuming->connection, channel);
 	return r;
 }
 

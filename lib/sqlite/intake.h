@@ -28,7 +28,7 @@ struct intake {
 	/* What the sink has to be told. */
 	bool prepared;
 	bool drained; /* it has been told so since its last delivery */
-	bool lost; /* perhaps before it consumed again: what is held outlives a cancel */
+	bool lost;    /* perhaps before it consumed again: what is held outlives a cancel */
 	int ended;
 
 	UT_hash_handle hh;

@@ -9,9 +9,7 @@
 
 #include <sqlite3.h>
 
-/* uthash ends the process when memory is short, unless told to leave the element out. */
-#define HASH_NONFATAL_OOM 1
-#include <uthash.h>
+#include "hash.h"
 
 #include <mqfs/backend.h>
 

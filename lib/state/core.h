@@ -4,9 +4,7 @@
 
 #include <pthread.h>
 
-/* uthash ends the process when memory is short, unless told to leave the element out. */
-#define HASH_NONFATAL_OOM 1
-#include <uthash.h>
+#include "hash.h"
 
 #include "db/boot.h"
 #include "db/checkpoint.h"

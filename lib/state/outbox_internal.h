@@ -5,9 +5,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-/* uthash ends the process when memory is short, unless told to leave the element out. */
-#define HASH_NONFATAL_OOM 1
-#include <uthash.h>
+#include "hash.h"
 
 #include <mqfs/outbox.h>
 
