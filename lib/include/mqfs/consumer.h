@@ -138,10 +138,9 @@ enum mqfs_settlement {
 /*
  * C5: takes the outcome over and answers at once. A PENDING delivery is taken and settled in one step (but -EPERM
  * for ACK: nobody took it). -ENOENT when gone; -EBUSY for ABANDON when an outcome is being tried, which stands; -EACCES
- * for RETRY and BURY when the backend could not prepare these places; -ESTALE when its connection was lost and it can't be
- * recognised when it comes back (C9).
- * If the backend fails it later, the delivery is listed as CLAIMED again with the reason in its error, and
- * the outcome is tried again every few seconds until it is done or replaced by another.
+ * for RETRY and BURY when the backend could not prepare these places; -ESTALE when its connection was lost and it can't
+ * be recognised when it comes back (C9). If the backend fails it later, the delivery is listed as CLAIMED again with
+ * the reason in its error, and the outcome is tried again every few seconds until it is done or replaced by another.
  */
 int mqfs_consumer_settle(struct mqfs_consumer *consumer, struct mqfs_delivery *delivery, enum mqfs_settlement how);
 

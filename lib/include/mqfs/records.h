@@ -53,8 +53,8 @@ struct mqfs_records *mqfs_records_open(struct mqfs_state *state, int64_t ttl_ms)
 void mqfs_records_close(struct mqfs_records *records);
 
 /*
- * Replaces an earlier outcome of the same copy, which must have a message-id; with NONE it goes. 0: done (may be NULL) runs, with 0 when
- * it is on the disk, else -ENOSPC, -EIO, …; -ENOMEM: it does not.
+ * Replaces an earlier outcome of the same copy, which must have a message-id; with NONE it goes. 0: done (may be NULL)
+ * runs, with 0 when it is on the disk, else -ENOSPC, -EIO, …; -ENOMEM: it does not.
  */
 int mqfs_records_decide(struct mqfs_records *records, const struct mqfs_copy_name *name, enum mqfs_outcome outcome,
                         const char *error, mqfs_done_fn *done, void *arg);
