@@ -134,7 +134,7 @@ int ledger_name(sqlite3_stmt *statement, int column, char **ret_name)
 
 	if (!text)
 		return sqlite3_column_type(statement, column) == SQLITE_NULL ? -EIO : -ENOMEM;
-	if (strlen(text) != (size_t)sqlite3_column_bytes(statement, column))
+	if (!text[0] || strlen(text) > MQFS_NAME_MAX || strlen(text) != (size_t)sqlite3_column_bytes(statement, column))
 		return -EIO;
 	*ret_name = strdup(text);
 	return *ret_name ? 0 : -ENOMEM;
