@@ -5,9 +5,9 @@
  *
  *	for f in $(ls pending); do h <pending/$f && rm pending/$f || mv pending/$f retry/; done
  *
- * can settle what it took; everybody else finds it as well, but can neither open nor settle it (EBUSY), and claimed/X is
- * the name for those who know what they do. So a name's meaning differs by caller, and the kernel must not remember it
- * (entry_timeout 0).
+ * can settle what it took; everybody else finds it as well, but can neither open nor settle it (EBUSY), and
+ * claimed/X is the name for those who know what they do. So a name's meaning differs by caller, and the kernel must
+ * not remember it (entry_timeout 0).
  */
 #include "pending_dir.h"
 
