@@ -26,6 +26,7 @@
 #include "family.h"
 #include "housekeeping.h"
 #include "notify.h"
+#include "opened.h"
 #include "proc.h"
 #include "queue.h"
 
@@ -256,6 +257,33 @@ static void claim_read(struct fs *fs, fuse_req_t req, struct node *node, size_t 
 	wait_over(handle, result, delivery);
 }
 
+static void forget_poll(struct queue *queue, struct claim_handle *handle)
+{
+	struct poll_wait *each, *next, *found = NULL;
+	fs_lock(handle->fs);
+	LL_FOREACH_SAFE(queue->polls, each, next)
+	{
+		if (each->handle == handle) {
+			LL_DELETE(queue->polls, each);
+			handle->fs->polls--;
+			found = each;
+			break;
+		}
+	}
+	fs_unlock(handle->fs);
+	if (found)
+		fuse_pollhandle_destroy(found->poll);
+	free(found);
+}
+
+static void drop(struct fs *fs, void *object)
+{
+	(void)fs;
+	struct claim_handle *handle = object;
+	forget_poll(handle->queue, handle);
+	handle_unref(handle);
+}
+
 static void claim_open(struct fs *fs, fuse_req_t req, struct node *node, struct fuse_file_info *fi)
 {
 	if ((fi->flags & O_ACCMODE) != O_RDONLY) {
@@ -274,8 +302,7 @@ static void claim_open(struct fs *fs, fuse_req_t req, struct node *node, struct 
 	handle->next = node->object == &node->queue->slots[SLOT_NEXT];
 	fi->direct_io = 1;
 	fi->nonseekable = 1;
-	fi->fh = (uintptr_t)handle;
-	if (fuse_reply_open(req, fi) != 0)
+	if (opened_reply(fs, req, fi, handle, drop) != 0)
 		claim_file_ops.release(fs, node, fi);
 }
 
@@ -297,25 +324,6 @@ static void claim_flush(struct fs *fs, fuse_req_t req, struct node *node, struct
 	fuse_reply_err(req, 0);
 }
 
-static void forget_poll(struct queue *queue, struct claim_handle *handle)
-{
-	struct poll_wait *each, *next, *found = NULL;
-	fs_lock(handle->fs);
-	LL_FOREACH_SAFE(queue->polls, each, next)
-	{
-		if (each->handle == handle) {
-			LL_DELETE(queue->polls, each);
-			handle->fs->polls--;
-			found = each;
-			break;
-		}
-	}
-	fs_unlock(handle->fs);
-	if (found)
-		fuse_pollhandle_destroy(found->poll);
-	free(found);
-}
-
 /* What the reader's end makes of the message; -1: it is the reader's. (locked) */
 static int outcome_of(const struct claim_handle *handle)
 {
@@ -335,7 +343,6 @@ static int outcome_of(const struct claim_handle *handle)
 static void claim_release(struct fs *fs, struct node *node, struct fuse_file_info *fi)
 {
 	struct claim_handle *handle = (struct claim_handle *)(uintptr_t)fi->fh;
-	forget_poll(node->queue, handle);
 	fs_lock(fs);
 	struct mqfs_delivery *delivery = handle->delivery;
 	int outcome = delivery ? outcome_of(handle) : -1;
@@ -344,7 +351,7 @@ static void claim_release(struct fs *fs, struct node *node, struct fuse_file_inf
 		delivery_file_abandon(node->queue, delivery);
 	else if (outcome >= 0)
 		mqfs_consumer_settle(node->queue->consumer, delivery, (enum mqfs_settlement)outcome);
-	handle_unref(handle);
+	drop(fs, handle);
 }
 
 /* --- polling --- */

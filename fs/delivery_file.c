@@ -12,6 +12,7 @@
 #include "family.h"
 #include "housekeeping.h"
 #include "message_file.h"
+#include "opened.h"
 #include "proc.h"
 #include "queue.h"
 
@@ -87,6 +88,14 @@ static int open_takes(struct fs *fs, struct node *node, int flags, pid_t tid, st
 	return 0;
 }
 
+static void drop(struct fs *fs, void *object)
+{
+	(void)fs;
+	struct delivery_handle *handle = object;
+	mqfs_delivery_unref(handle->delivery);
+	free(handle);
+}
+
 static void delivery_open(struct fs *fs, fuse_req_t req, struct node *node, struct fuse_file_info *fi)
 {
 	struct delivery_handle *handle = calloc(1, sizeof(*handle));
@@ -111,8 +120,7 @@ static void delivery_open(struct fs *fs, fuse_req_t req, struct node *node, stru
 	fs_unlock(fs);
 	handle->acknowledges = fi->direct_io && (handle->took || node->view == VIEW_CLAIMED);
 	fi->keep_cache = !fi->direct_io;
-	fi->fh = (uintptr_t)handle;
-	if (fuse_reply_open(req, fi) != 0)
+	if (opened_reply(fs, req, fi, handle, drop) != 0)
 		delivery_file_ops.release(fs, node, fi);
 }
 
@@ -181,8 +189,7 @@ static void delivery_release(struct fs *fs, struct node *node, struct fuse_file_
 	fs_unlock(fs);
 	if (acknowledge && mqfs_consumer_state(node->queue->consumer, handle->delivery) == MQFS_DELIVERY_CLAIMED)
 		mqfs_consumer_settle(node->queue->consumer, handle->delivery, MQFS_SETTLE_ACK);
-	mqfs_delivery_unref(handle->delivery);
-	free(handle);
+	drop(fs, handle);
 }
 
 /* `touch claimed/X`: the worker lives, the claim lasts (C8). Nothing else of a message can be changed. */

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "fs.h"
+#include "opened.h"
 
 void listing_add(struct listing *listing, const char *name, uint64_t number, mode_t type)
 {
@@ -51,12 +52,21 @@ static int fill_listing(struct fs *fs, struct node *dir, struct listing *listing
 	return listing->incomplete ? -ENOMEM : 0;
 }
 
+static void drop(struct fs *fs, void *object)
+{
+	(void)fs;
+	struct dir_handle *handle = object;
+	listing_clear(&handle->listing);
+	free(handle);
+}
+
 void dir_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	(void)ino;
-	struct dir_handle *handle = (struct dir_handle *)(uintptr_t)fi->fh;
-	listing_clear(&handle->listing);
-	free(handle);
+	struct fs *fs = fs_of(req);
+	void *handle = (void *)(uintptr_t)fi->fh;
+	opened_forget(fs, handle);
+	drop(fs, handle);
 	fuse_reply_err(req, 0);
 }
 
@@ -71,15 +81,12 @@ void dir_reply_opendir(struct fs *fs, fuse_req_t req, struct node *dir, const st
 	fs_lock(fs);
 	int result = fill_listing(fs, dir, &handle->listing);
 	fs_unlock(fs);
-	reply.fh = (uintptr_t)handle;
 	if (result < 0)
 		fuse_reply_err(req, -result);
 	else
-		result = fuse_reply_open(req, &reply);
-	if (result != 0) {
-		listing_clear(&handle->listing);
-		free(handle);
-	}
+		result = opened_reply(fs, req, &reply, handle, drop);
+	if (result != 0)
+		drop(fs, handle);
 }
 
 void dir_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)

@@ -10,6 +10,7 @@
 
 #include "fs.h"
 #include "message_file.h"
+#include "opened.h"
 #include "queue.h"
 
 /* What was written through one open; a tail of it. */
@@ -41,6 +42,12 @@ static void error_attr(struct fs *fs, struct node *node, struct stat *st)
 	st->st_size = (off_t)bytes;
 }
 
+static void drop(struct fs *fs, void *handle)
+{
+	(void)fs;
+	free(handle);
+}
+
 static void error_open(struct fs *fs, fuse_req_t req, struct node *node, struct fuse_file_info *fi)
 {
 	struct error_handle *handle = calloc(1, sizeof(*handle));
@@ -53,8 +60,7 @@ static void error_open(struct fs *fs, fuse_req_t req, struct node *node, struct 
 	else
 		mqfs_consumer_set_error(node->queue->consumer, node->object, "", 0);
 	fi->direct_io = 1;
-	fi->fh = (uintptr_t)handle;
-	if (fuse_reply_open(req, fi) != 0)
+	if (opened_reply(fs, req, fi, handle, drop) != 0)
 		error_file_ops.release(fs, node, fi);
 }
 

@@ -59,6 +59,7 @@ struct fs {
 	struct draft *live;                 /* every draft there is (utlist) */
 	struct draft *stored;               /* those that the state file has, by id */
 	struct draft_handle *draft_handles; /* open files (utlist) */
+	struct opened *opened;              /* all others (opened.h) */
 	unsigned requests;                  /* to the state file, under way */
 	pthread_cond_t no_requests;
 	_Alignas(VIEWS) struct {

@@ -27,6 +27,7 @@
 #include "housekeeping.h"
 #include "mountpoint.h"
 #include "notify.h"
+#include "opened.h"
 #include "ops.h"
 #include "outbox.h"
 #include "queue.h"
@@ -246,6 +247,7 @@ static void fs_end(struct fs *fs)
 	mqfs_backend_close(fs->backend);
 	close_state(fs);
 	parked_end(fs, EIO);
+	opened_end(fs);
 	queues_clear(fs);
 	tree_clear(fs);
 	notify_stop(fs);

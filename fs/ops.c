@@ -13,6 +13,7 @@
 
 #include "dir.h"
 #include "fs.h"
+#include "opened.h"
 #include "reply.h"
 #include "xattr.h"
 
@@ -264,6 +265,7 @@ static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 {
 	struct fs *fs = fs_of(req);
 	struct node *node = node_of(fs, ino);
+	opened_forget(fs, (void *)(uintptr_t)fi->fh);
 	if (node->ops->release)
 		node->ops->release(fs, node, fi);
 	fuse_reply_err(req, 0);

@@ -8,8 +8,15 @@
 #include <string.h>
 
 #include "fs.h"
+#include "opened.h"
 #include "outbox.h"
 #include "queue.h"
+
+static void drop_text(struct fs *fs, void *text)
+{
+	(void)fs;
+	free(text);
+}
 
 void text_reply_open(struct fs *fs, fuse_req_t req, struct node *node, struct fuse_file_info *fi, char *text)
 {
@@ -20,8 +27,7 @@ void text_reply_open(struct fs *fs, fuse_req_t req, struct node *node, struct fu
 	/* Past the page cache: its length is that of this moment, not the one stat() told. */
 	fi->direct_io = 1;
 	fi->noflush = 1;
-	fi->fh = (uintptr_t)text;
-	if (fuse_reply_open(req, fi) != 0)
+	if (opened_reply(fs, req, fi, text, drop_text) != 0)
 		text_release(fs, node, fi);
 }
 
