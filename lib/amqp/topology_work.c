@@ -173,7 +173,7 @@ int topology_work_depths(struct topology *topology, struct request *request)
 		r = count_dead(topology, request->queue, &dead);
 	if (r == 0)
 		r = count_levels(topology, request, LEVELS_STALE_MS, levels);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	request->depths.dead = dead.ready;
 	for (unsigned i = 0; i < KNOWN_LEVELS; i++)
