@@ -182,7 +182,7 @@ done
 """
 
 
-@pytest.mark.deadline(240)
+@pytest.mark.deadline(480)
 def test_servicelayer(mount, backend, room):
     """A queue of servicelayer's with 2,000 tasks is attached to, worked off by a shell script with jq where some
     tasks always fail, ends with the right ones in dead/, each with its attempts, error text and times, and is
@@ -202,7 +202,7 @@ def test_servicelayer(mount, backend, room):
     started = time.time()
     with background(["dash", "-c", WORKER], cwd=queue.path, env=environment, stderr=subprocess.DEVNULL), \
             background(["bash", "--norc", "-c", WORKER], cwd=queue.path, env=environment, stderr=subprocess.DEVNULL):
-        eventually(lambda: len(done.read_text().split()) >= TASKS - BROKEN, 180, "the good tasks done")
+        eventually(lambda: len(done.read_text().split()) >= TASKS - BROKEN, 400, "the good tasks done")
         eventually(lambda: queue.stats()["dead"] == BROKEN, 60, "the broken ones dead")
     assert sorted(done.read_text().split()) == sorted(
         one["task_id"] for one in tasks if one["operation"] != "broken"), "each exactly once"
