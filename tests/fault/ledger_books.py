@@ -10,7 +10,7 @@ SECOND = 1000000
 PROMISES = ("accepted", "unheard")
 # The outcome of these is unknown to the writer too: the message may have arrived. All others say that it did not.
 UNKNOWN = ("Connection timed out", "Software caused connection abort", "Transport endpoint is not connected",
-           "Input/output error")
+           "Input/output error", "sent meanwhile")
 PUBLISHING = ("accepted", "unheard", "refused", "replayed", "not-replayed")
 WITHOUT_PLACE = "-"
 # How long after a fault its consequences may show: what the broker or a lease gives back.
