@@ -459,13 +459,12 @@ OPERATIONS = {
                  expire, kill_reader, stop_looking, end, keep_file, hold, settle_held, line_up, send_line, refuse_line,
                  take_back, move_in_line, settle_away, fill_line),
 }
-# What the whole store or state file comes by at its own time, what is done about a claim that happens to last, and that
-# a look was over and begins anew: only where an operation is about it can that be waited for.
+# What the whole store or state file comes by at its own time, and what is done about a claim that happens to last: only
+# where an operation is about it can that be waited for.
 IN_STATE = (publish_by_rename, publish_delayed, keep_file, hold, settle_held, line_up, send_line, refuse_line,
             take_back, move_in_line, settle_away)
 BACKGROUND = {"sqlite_waking": (come_home,), "sqlite_checkpoint": (fill, fill_line), "state_": IN_STATE,
-              "fs_store_": IN_STATE, "record_tak": (hold,), "record_clear": (settle_held, settle_away),
-              "look_listed": (look,), "amqp_look_got": (look,)}
+              "fs_store_": IN_STATE, "record_tak": (hold,), "record_clear": (settle_held, settle_away)}
 # Points of modules that aren't in use.
 OTHERS = {"sqlite": ("amqp_", "outbox_", "fs_line_", "record_decid", "record_used"),
           "rabbitmq": ("sqlite_com", "sqlite_waking", "sqlite_leaving")}
